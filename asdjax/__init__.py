@@ -1,0 +1,3 @@
+"""asdjax: anomalous sound detection in JAX."""
+
+__version__ = "0.1.0"

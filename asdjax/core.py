@@ -1,0 +1,179 @@
+"""The vocabulary of asdjax: what a run passes from one module to the next.
+
+    config -> Parts -> System -> TrainState -> embeddings -> Detector -> scores -> results
+
+Scores: higher means more anomalous, everywhere.
+
+Shapes use one alphabet: B batch, T samples, L frames, F frequency bins, C classes or channels, D embedding,
+U units (windows) per clip, N reference clips, M test clips, S steps, K neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import struct
+
+
+class InputError(ValueError):
+    """Something a user gave is wrong (a file, a folder, a label). The message names it and what was expected."""
+
+
+class UsageError(InputError):
+    """A flag or a config value is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """An index of recordings: equal-length numpy arrays, one entry per clip.
+
+    Attributes:
+        path: (N,) str, the audio file.
+        machine: (N,) str, machine type, e.g. 'fan'.
+        section: (N,) str, e.g. '00' (2020: the machine id); '' where a data set has none.
+        domain: (N,) str, 'source' or 'target', '' where unknown. For test clips it serves the metrics; a detector
+            may see it only in the year whose protocol gives it (2021).
+        split: (N,) str, 'train', 'test' or 'supplemental'.
+        is_anomaly: (N,) int8, 0 normal, 1 anomaly, -1 unknown.
+        attributes: (N,) str, the opaque attribute tail of the file name, training clips only: '' for every other clip,
+            because test-clip attributes leak labels.
+    """
+
+    path: np.ndarray
+    machine: np.ndarray
+    section: np.ndarray
+    domain: np.ndarray
+    split: np.ndarray
+    is_anomaly: np.ndarray
+    attributes: np.ndarray
+
+    def __post_init__(self):
+        lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of Clips differ in length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def __getitem__(self, index) -> Clips:
+        """The clips that a mask, slice or integer array selects."""
+        return Clips(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+
+    @property
+    def is_train(self) -> np.ndarray:
+        return self.split == "train"
+
+    @property
+    def is_test(self) -> np.ndarray:
+        return self.split == "test"
+
+
+Batch = dict[str, Any]  # wave (B, T) float32 in [-1, 1]; label: dict of float leaves (B, ...)
+
+
+class TrainState(struct.PyTreeNode):
+    """Arrays only, so that a checkpoint holds data and nothing else.
+
+    Attributes:
+        step: () int32, updates done.
+        params: what the gradient moves.
+        stats: every other collection: batch statistics, data statistics, adaptive scales.
+        opt_state: the optimizer's state.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+
+
+class Parts(NamedTuple):
+    """The built pieces of a system; no config inside.
+
+    Attributes:
+        wave_ops: tuple of (key, x (B, T), label) -> (x, label), applied to the waveform in training.
+        frontend: wave (B, T) -> features (B, L, F).
+        cut: how a clip becomes units (frontends.cut).
+        feature_ops: tuple of (key, x (B, L, F), label) -> (x, label), applied to the units in training.
+        backbone: Linen module, (x (B, L, F), train) -> embedding (B, D).
+        head: Linen module, (embedding (B, D), label, train) -> loss (B,), logits (B, C).
+        tx: optax transformation.
+    """
+
+    wave_ops: tuple[Callable, ...]
+    frontend: Callable
+    cut: Any
+    feature_ops: tuple[Callable, ...]
+    backbone: Any
+    head: Any
+    tx: Any
+
+
+class System(NamedTuple):
+    """How a network is trained, and what it says of a clip; pure functions.
+
+    Attributes:
+        init: (key, sample (B, T) float32) -> TrainState. The sample is some of the group's own training clips, so that
+            data statistics land in state.stats, hence in every checkpoint.
+        update: (state, key, batch) -> (state, metrics dict of scalars), or None for a training-free system.
+        embed: (state, wave (B, T)) -> dict of (B, U, ...): embedding (B, U, D), logits (B, U, C), ...
+    """
+
+    init: Callable[[jax.Array, jax.Array], TrainState]
+    update: Callable[[TrainState, jax.Array, Batch], tuple[TrainState, dict]] | None
+    embed: Callable[[TrainState, jax.Array], dict[str, jax.Array]]
+
+
+class Detector(NamedTuple):
+    """How the network's output on normal clips becomes an anomaly score.
+
+    Attributes:
+        fit: (e, is_target (N,) bool) -> state, a dict of arrays. `e` is embed's dict over N normal training clips, plus
+            own_class (N,), the class index known from machine and section alone.
+        score: (state, e over M clips) -> (M,) scores, higher = more anomalous.
+    """
+
+    fit: Callable[[dict, np.ndarray], dict]
+    score: Callable[[dict, dict], jax.Array]
+
+
+def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
+    """Builds `module.NAME(**kwargs)` from a spec `dict(name=NAME, **kwargs)`; nested specs are built first.
+
+    Args:
+        module: where the name is looked up; only public functions and classes count.
+        spec: a mapping with a 'name'. Values (or members of tuples) that are such mappings are built alike.
+        **extra: keyword arguments that the program, not the config, knows (for example the number of classes).
+
+    Raises:
+        UsageError: unknown name or argument; the message lists what there is.
+    """
+
+    def nested(value):
+        if isinstance(value, Mapping):
+            return build(module, value) if "name" in value else {k: nested(v) for k, v in value.items()}
+        if isinstance(value, tuple | list):
+            return tuple(nested(v) for v in value)
+        return value
+
+    kwargs = {k: nested(v) for k, v in spec.items() if k != "name"}
+    name = spec["name"]
+    known = sorted(
+        k
+        for k, v in vars(module).items()
+        if callable(v) and not k.startswith("_") and getattr(v, "__module__", "").startswith(module.__name__)
+    )
+    if name not in known:
+        raise UsageError(f"{module.__name__} has no {name!r}; there is: {', '.join(known)}")
+    target = getattr(module, name)
+    try:
+        inspect.signature(target).bind(**kwargs, **extra)
+    except TypeError as error:
+        raise UsageError(f"{module.__name__}.{name}: {error}; it takes {inspect.signature(target)}") from error
+    return target(**kwargs, **extra)

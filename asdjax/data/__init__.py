@@ -1,0 +1,1 @@
+"""Recordings: index, bank, labels, batches, and the embedded data set."""
