@@ -29,6 +29,10 @@ class UsageError(InputError):
     """A flag or a config value is wrong."""
 
 
+class Preempted(Exception):
+    """The process was asked to stop (SIGTERM); what it had done is saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Clips:
     """An index of recordings: equal-length numpy arrays, one entry per clip.
@@ -119,13 +123,13 @@ class System(NamedTuple):
     """How a network is trained, and what it says of a clip; pure functions.
 
     Attributes:
-        init: (key, sample (B, T) float32) -> TrainState. The sample is some of the group's own training clips, so that
-            data statistics land in state.stats, hence in every checkpoint.
+        init: (key, sample Batch) -> TrainState. The sample is some of the group's own training clips, so that data
+            statistics land in state.stats, hence in every checkpoint.
         update: (state, key, batch) -> (state, metrics dict of scalars), or None for a training-free system.
         embed: (state, wave (B, T)) -> dict of (B, U, ...): embedding (B, U, D), logits (B, U, C), ...
     """
 
-    init: Callable[[jax.Array, jax.Array], TrainState]
+    init: Callable[[jax.Array, Batch], TrainState]
     update: Callable[[TrainState, jax.Array, Batch], tuple[TrainState, dict]] | None
     embed: Callable[[TrainState, jax.Array], dict[str, jax.Array]]
 

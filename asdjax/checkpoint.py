@@ -1,0 +1,85 @@
+"""Checkpoints of a TrainState (orbax): saved whole or not at all, and never trusted unread.
+
+A content hash is stored beside the arrays, because a flipped byte restores without an error otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asdjax.core import InputError, TrainState
+
+
+def content_hash(tree: Any) -> str:
+    """A hash over names, shapes, types and bytes of a tree of arrays."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def manager(folder: Path, *, keep: int = 2):
+    """Opens (and creates) a folder of checkpoints that keeps the latest `keep`. Close it after use.
+
+    Only the latest are kept: there is no label-free measure by which a checkpoint could be the best.
+    """
+    import orbax.checkpoint as ocp
+
+    # orbax logs each save at INFO, which would tear the progress line
+    logging.getLogger("absl").setLevel(max(logging.WARNING, logging.getLogger("absl").level))
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+
+def save(checkpoints, state: TrainState) -> None:
+    """Writes `state` under its step, unless that step is there already."""
+    import orbax.checkpoint as ocp
+
+    step = int(state.step)
+    if checkpoints.latest_step() == step:
+        return
+    meta = {"hash": content_hash(jax.device_get(state))}
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+    checkpoints.save(step, args=args, force=True)
+    checkpoints.wait_until_finished()
+
+
+def restore(checkpoints, like: TrainState) -> TrainState | None:
+    """The newest sound checkpoint, or None where there is none.
+
+    Args:
+        checkpoints: an open `manager`.
+        like: a state of the same shapes and shardings (its values do not matter).
+
+    Raises:
+        InputError: there are checkpoints, but none can be read into this network; the message says why for each.
+    """
+    import orbax.checkpoint as ocp
+
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+    failures = []
+    for step in sorted(checkpoints.all_steps(), reverse=True):
+        try:
+            found = checkpoints.restore(step, args=args)
+            if content_hash(jax.device_get(found["state"])) != found["meta"]["hash"]:
+                raise ValueError("its content is not what was saved (hash differs)")
+        except Exception as error:  # orbax and tensorstore raise a dozen types, bare Exception among them
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            failures.append(f"step {step}: {reason}")
+            logging.warning("checkpoint %s/%d cannot be used: %s", checkpoints.directory, step, reason)
+            continue
+        return found["state"]
+    if failures:
+        raise InputError(
+            f"{checkpoints.directory}: no usable checkpoint; " + "; ".join(failures) + ". Delete the folder to start over"
+        )
+    return None

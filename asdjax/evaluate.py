@@ -1,0 +1,186 @@
+"""From a trained system to scores: embed every clip, fit detectors on normal clips per section, score."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from asdjax import detectors, parallel
+from asdjax.core import Clips, Detector, System, TrainState, UsageError, build
+from asdjax.data import feed
+
+FOLDS = 5
+
+
+def embed_clips(
+    system: System, state: TrainState, store: feed.Store, rows: np.ndarray, *, units: int, mesh: Mesh, progress=None
+) -> dict[str, np.ndarray]:
+    """What the system says of the clips `rows` (N,), in padded batches of one shape.
+
+    Args:
+        system: its embed is compiled once.
+        state: the trained state.
+        store: the clips.
+        rows: (N,) indices into the store.
+        units: about how many units (windows) go through the network at once.
+        mesh: the devices; a batch is split over them.
+        progress: called as progress(clips done, clips in all).
+
+    Returns:
+        embed's dict of (N, U, ...) float32 arrays.
+    """
+
+    @jax.jit
+    def run(state, wave, gain):
+        return system.embed(state, wave.astype(jnp.float32) * gain[:, None])
+
+    one = jax.eval_shape(system.embed, state, jax.ShapeDtypeStruct((1, store.wave.shape[1]), jnp.float32))
+    clips = max(1, units // jax.tree.leaves(one)[0].shape[1])
+    clips = max(mesh.size, min(clips, len(rows)) // mesh.size * mesh.size)
+    split = parallel.sharded(mesh)
+    parts = []
+    for first in range(0, len(rows), clips):
+        chosen = rows[first : first + clips]
+        padded = np.concatenate([chosen, np.repeat(chosen[-1:], clips - len(chosen))])
+        wave, gain = jax.device_put((store.wave[padded], store.gain[padded]), split)
+        out = run(state, wave, gain)
+        parts.append({k: v[: len(chosen)] for k, v in parallel.fetch(out).items()})
+        if progress:
+            progress(first + len(chosen), len(rows))
+    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+def by_section(clips: Clips) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(machine, section, rows (N,) bool) for each section that has test clips, in order."""
+    keys = np.char.add(np.char.add(clips.machine, "\0"), clips.section)
+    for key in np.unique(keys[clips.is_test]):
+        machine, section = str(key).split("\0")
+        yield machine, section, keys == key
+
+
+def fit_and_score_rows(clips: Clips, rows: np.ndarray, fit: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The detector-data rule: pairs (training rows to fit on, rows to score), both (N,) bool.
+
+    Args:
+        clips: all clips of the group.
+        rows: (N,) bool, one section.
+        fit: 'section': one detector on all training clips of the section. 'by_test_domain': clips of the source domain
+            are scored by a detector fitted on source training clips, those of the target domain by one fitted on source
+            and target (Morita 2021, section 3.3). Training clips without a domain count as source.
+    """
+    train = rows & clips.is_train
+    if not train.any():  # a section that only the test has: the machine's other sections are what is known of it
+        machine = clips.machine[rows][0]
+        train = clips.is_train & (clips.machine == machine)
+        logging.warning(
+            "%s section %s has no training clips: scored against those of the machine's other sections",
+            machine,
+            clips.section[rows][0],
+        )
+    if fit == "section":
+        return [(train, rows)]
+    target = clips.domain == "target"
+    return [(train & ~target, rows & ~target), (train, rows & target)]
+
+
+def scores_of_section(
+    detector: Detector, e: Mapping[str, np.ndarray], pairs: list, is_train: np.ndarray, is_target: np.ndarray
+) -> tuple[np.ndarray, list[dict]]:
+    """Scores (N,) of one section's clips (NaN elsewhere), and the fitted states.
+
+    A training clip must not be its own neighbour, else its score says nothing about new normal clips: training clips
+    are scored by detectors fitted without their fold. Test clips are scored by the detector fitted on all.
+    """
+    out = np.full(len(is_train), np.nan)
+    states = []
+
+    def score(fit_on: np.ndarray, rows: np.ndarray) -> dict:
+        state = detector.fit({k: v[fit_on] for k, v in e.items()}, is_target[fit_on])
+        out[rows] = np.asarray(detector.score(state, {k: v[rows] for k, v in e.items()}))
+        return state
+
+    for train, rows in pairs:
+        fit_on, test, own = (np.flatnonzero(m) for m in (train, rows & ~is_train, train & rows))
+        for fold in folds(len(own)):
+            rest = np.setdiff1d(fit_on, own[fold])
+            score(rest if len(rest) > 1 else fit_on, own[fold])
+        if len(test):
+            states.append(score(fit_on, test))
+    return out, states
+
+
+def folds(n: int, n_folds: int = FOLDS) -> list[np.ndarray]:
+    """Index sets that cover range(n), every `n_folds`-th clip each; equal in size, so that each compiles but once.
+
+    Clips are sorted by name, hence by condition: taking every fifth spreads the conditions over the folds.
+    """
+    n_folds = min(n_folds, n)
+    return [(fold + n_folds * np.arange(-(-n // n_folds))) % n for fold in range(n_folds)]
+
+
+def score_group(
+    clips: Clips,
+    e: dict[str, np.ndarray],
+    level: np.ndarray,
+    scorers: tuple[Mapping[str, Any], ...],
+    folder: Path,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every named scorer's scores of a group's clips.
+
+    Args:
+        clips: N clips, training and test.
+        e: embed's dict of (N, U, ...) and own_class (N,).
+        level: (N,) loudness in dB as the network hears it.
+        scorers: specs dict(name, fit, detector=dict(name=..., ...)).
+        folder: gets detectors/SCORER/MACHINE_SECTION[_DOMAIN].npz, the fitted states.
+
+    Yields:
+        (scorer, scores (N,) float64, NaN for clips of sections without test clips); last 'rms-only', the distance of a
+        clip's level from the mean training level of its section, in dB: what loudness alone gives away.
+    """
+    is_target = clips.domain == "target"
+    for spec in scorers:
+        detector = build(detectors, spec["detector"])
+        total = np.full(len(clips), np.nan)
+        for machine, section, rows in by_section(clips):
+            pairs = fit_and_score_rows(clips, rows, spec["fit"])
+            scores, states = scores_of_section(detector, e, pairs, clips.is_train, is_target)
+            total = np.where(np.isnan(scores), total, scores)
+            save_states(folder / "detectors" / spec["name"], f"{machine}_{section}", states)
+        yield spec["name"], total
+    total = np.full(len(clips), np.nan)
+    for _, _, rows in by_section(clips):
+        (train, _), *_ = fit_and_score_rows(clips, rows, "section")
+        total[rows] = np.abs(level[rows] - level[train].mean())
+    yield "rms-only", total
+
+
+def save_states(folder: Path, name: str, states: list[dict]) -> None:
+    """Writes fitted detector states, one npz each; two of them are those for source and for target clips."""
+    folder.mkdir(parents=True, exist_ok=True)
+    endings = [""] if len(states) == 1 else ["_source", "_target"]
+    for ending, state in zip(endings, states, strict=False):
+        np.savez(folder / f"{name}{ending}.npz", **{k: np.asarray(v) for k, v in state.items()})
+
+
+def check_scorers(scorers: tuple, gives_test_domain: bool, build_detector: Callable = build) -> None:
+    """Raises UsageError for an unknown detector, fit rule or a rule that the year's protocol forbids."""
+    names = [spec["name"] for spec in scorers]
+    if len(set(names)) < len(names) or "rms-only" in names:
+        raise UsageError(f"score.scorers: names must differ from each other and from 'rms-only'; found {names}")
+    for spec in scorers:
+        build_detector(detectors, spec["detector"])
+        if spec["fit"] not in ("section", "by_test_domain"):
+            raise UsageError(f"score.scorers {spec['name']!r}: fit is {spec['fit']!r}; there is: section, by_test_domain")
+        if spec["fit"] == "by_test_domain" and not gives_test_domain:
+            raise UsageError(
+                f"score.scorers {spec['name']!r}: fit='by_test_domain' needs the domain of test clips, which only the "
+                "protocol of 2021 gives; use fit='section' or data.year=2021"
+            )

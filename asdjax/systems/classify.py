@@ -1,0 +1,112 @@
+"""Classify normal clips by machine, section or attribute; the embedding that this teaches is what detectors compare."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from asdjax.core import Batch, Parts, System, TrainState, UsageError
+
+
+def classify(parts: Parts, *, standardise: str = "none") -> System:
+    """A network trained on auxiliary classes of normal sound ('outlier exposure', the form of all five reports).
+
+    Args:
+        parts: the built pieces.
+        standardise: 'none', or 'bins': subtract the mean of each feature bin and divide by its standard deviation, both
+            over the sample of training clips that `init` gets.
+
+    Returns:
+        System whose embed gives embedding (B, U, D) and logits (B, U, C).
+    """
+    if standardise not in ("none", "bins"):
+        raise UsageError(f"system.standardise is {standardise!r}; there is: none, bins")
+    cut, backbone, head = parts.cut, parts.backbone, parts.head
+
+    def features(data: dict, wave: jax.Array) -> jax.Array:
+        x = parts.frontend(wave)
+        return (x - data["mean"]) / data["std"] if data else x
+
+    def init(key: jax.Array, sample: Batch) -> TrainState:
+        x = parts.frontend(sample["wave"])
+        # a bin that never changes (beyond the band of the recording, say) must not divide by zero
+        data = {"mean": x.mean((0, 1)), "std": jnp.maximum(x.std((0, 1)), 1e-3)} if standardise == "bins" else {}
+        one = {k: v[:1] for k, v in sample["label"].items()}
+        unit = cut.draw(key, sample["wave"][:1]) if cut.at == "wave" else cut.draw(key, x[:1])
+        unit = parts.frontend(unit) if cut.at == "wave" else unit
+        keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", "head", "dropout"))}
+        body = dict(backbone.init(keys, unit, train=False))
+        embedding = backbone.apply(body, unit, train=False)
+        top = dict(head.init(keys, embedding, one, train=False))
+        params = {"backbone": body.pop("params"), "head": top.pop("params")}
+        stats = {"backbone": body, "head": top, "data": data}
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, parts.tx.init(params))
+
+    def network(params, stats, x, label, keys):
+        """Training mode: loss (B,), logits (B, C), embedding (B, D), new stats."""
+        rngs = {"head": next(keys), "dropout": next(keys)}
+        variables = {"params": params["backbone"], **stats["backbone"]}
+        embedding, body = backbone.apply(variables, x, train=True, mutable=list(stats["backbone"]), rngs=rngs)
+        variables = {"params": params["head"], **stats["head"]}
+        (loss, logits), top = head.apply(
+            variables, embedding, label, train=True, mutable=list(stats["head"]), rngs=rngs
+        )
+        return loss, logits, embedding, {**stats, "backbone": body, "head": top}
+
+    def update(state: TrainState, key: jax.Array, batch: Batch):
+        keys = (jax.random.fold_in(key, i) for i in itertools.count())
+        x, label = batch["wave"], batch["label"]
+        for op in parts.wave_ops:
+            x, label = op(next(keys), x, label)
+        if cut.at == "wave":
+            x = features(state.stats["data"], cut.draw(next(keys), x))
+        else:
+            x = cut.draw(next(keys), features(state.stats["data"], x))
+        for op in parts.feature_ops:
+            x, label = op(next(keys), x, label)
+
+        def mean_loss(params):
+            loss, logits, embedding, stats = network(params, state.stats, x, label, keys)
+            return loss.mean(), (logits, embedding, stats)
+
+        (loss, (logits, embedding, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        updates, opt_state = parts.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(grads),
+            "accuracy": accuracy(logits, label["class"]),
+            "embedding_cosine": mean_cosine(embedding),
+        }
+        return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+    def embed(state: TrainState, wave: jax.Array) -> dict[str, jax.Array]:
+        x = cut.units(wave if cut.at == "wave" else features(state.stats["data"], wave))
+        batch, units = x.shape[:2]
+        x = x.reshape(batch * units, *x.shape[2:])
+        x = features(state.stats["data"], x) if cut.at == "wave" else x
+        variables = {"params": state.params["backbone"], **state.stats["backbone"]}
+        embedding = backbone.apply(variables, x, train=False)
+        variables = {"params": state.params["head"], **state.stats["head"]}
+        _, logits = head.apply(variables, embedding, None, train=False)
+        out = {"embedding": embedding, "logits": logits}
+        return {k: v.reshape(batch, units, -1) for k, v in out.items()}
+
+    return System(init, update, embed)
+
+
+def accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """Share of the examples with a label (B, C) whose largest logit is at its largest entry."""
+    has_label = label.sum(-1) > 0
+    hit = (logits.argmax(-1) == label.argmax(-1)) & has_label
+    return hit.sum() / jnp.maximum(has_label.sum(), 1)
+
+
+def mean_cosine(embedding: jax.Array) -> jax.Array:
+    """Mean cosine between the embeddings (B, D) of a batch; near 1 the network has collapsed to one point."""
+    unit = embedding / jnp.maximum(jnp.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
+    n = embedding.shape[0]
+    return (jnp.sum(jnp.square(unit.sum(0))) - n) / (n * (n - 1))

@@ -1,0 +1,14 @@
+"""Shared by all tests: compiled programs are kept between runs, and paths to optional real recordings."""
+
+import os
+import tempfile
+from pathlib import Path
+
+CACHE = Path(os.environ.get("ASDJAX_TEST_CACHE", Path(tempfile.gettempdir()) / f"asdjax-tests-{os.getuid()}"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from asdjax import parallel  # noqa: E402
+
+parallel.tune_malloc()

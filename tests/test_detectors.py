@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asdjax import core, detectors
+from asdjax.detectors import device
+
+GOLDEN = {
+    name: json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
+    for name in ("lof", "knn_cosine", "mahalanobis_domain_means")
+}
+PRECISION = [(jnp.float64, 1e-9), (jnp.float32, 1e-5)]
+FACTORIES = [
+    detectors.knn,
+    detectors.lof,
+    detectors.lof_host,
+    detectors.cosine_mean,
+    detectors.mahalanobis,
+]
+
+
+def outputs(x, dtype=jnp.float32) -> dict:
+    """What a network says of clips: (N, D) with one unit each, or (N, U, D)."""
+    x = np.asarray(x)
+    return dict(embedding=jnp.asarray(x if x.ndim == 3 else x[:, None], dtype))
+
+
+def scores(detector, train, test, dtype=jnp.float32, is_target=None) -> np.ndarray:
+    is_target = np.zeros(len(train), bool) if is_target is None else is_target
+    with jax.enable_x64(dtype == jnp.float64):
+        state = detector.fit(outputs(train, dtype), is_target)
+        return np.asarray(detector.score(state, outputs(test, dtype)), np.float64)
+
+
+def normal(*shape, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def lof_of_sklearn(train, test, n_neighbors: int, metric: str = "euclidean") -> np.ndarray:
+    from sklearn.neighbors import LocalOutlierFactor
+
+    model = LocalOutlierFactor(n_neighbors=min(n_neighbors, len(train) - 1), metric=metric, novelty=True)
+    return -model.fit(np.asarray(train, np.float64)).score_samples(np.asarray(test, np.float64))
+
+
+def distances_of_sklearn(train, test, k: int, metric: str) -> np.ndarray:
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=k, metric=metric).fit(train).kneighbors(test)[0].mean(1)
+
+
+# --- golden numbers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, tolerance", PRECISION)
+@pytest.mark.parametrize("factory", [detectors.lof, detectors.lof_host])
+def test_lof_matches_the_golden(factory, dtype, tolerance):
+    golden = GOLDEN["lof"]
+    found = scores(factory(n_neighbors=4), golden["train"], golden["query"], dtype)
+    np.testing.assert_allclose(found, golden["score"], rtol=0, atol=tolerance * max(golden["score"]))
+    twins = golden["duplicates"]
+    found = scores(factory(n_neighbors=4), twins["train"], twins["query"], dtype)
+    np.testing.assert_allclose(found, twins["score"], rtol=max(1e-6, tolerance))
+    variant = golden["l2_normalised_variant"]
+    found = scores(factory(normalise=True), golden["train"], variant["query"], dtype)
+    np.testing.assert_allclose(found, variant["score_euclid_on_l2norm"], rtol=0, atol=tolerance)
+    found = scores(factory(metric="cosine"), golden["train"], variant["query"], dtype)
+    np.testing.assert_allclose(found, variant["score_cosine_metric"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", PRECISION)
+def test_densities_of_the_training_clips_match_the_golden(dtype, tolerance):
+    golden = GOLDEN["lof"]
+    with jax.enable_x64(dtype == jnp.float64):
+        state = detectors.lof(n_neighbors=4).fit(outputs(golden["train"], dtype), np.zeros(12, bool))
+    np.testing.assert_allclose(state["k_distance"], golden["train_kdist"], rtol=tolerance)
+    np.testing.assert_allclose(state["lrd"], golden["train_lrd"], rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype, atol", [(jnp.float64, 1e-9), (jnp.float32, 1e-6)])
+def test_cosine_detectors_match_the_golden(dtype, atol):
+    golden = GOLDEN["knn_cosine"]
+    for k, expected in golden["knn"].items():  # 1, 2 and 4
+        found = scores(detectors.knn(k=int(k)), golden["train"], golden["query"], dtype)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+    for normalise, name in [(False, "cos_to_mean_raw"), (True, "cos_to_mean_of_normalised")]:
+        detector = detectors.cosine_mean(normalise=normalise)
+        found = scores(detector, golden["train"], golden["query"], dtype)
+        np.testing.assert_allclose(found, golden[name], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(jnp.float64, 1e-9), (jnp.float32, 1e-4)])
+@pytest.mark.parametrize("covariance", ["global_ddof1", "global_ddof0", "within_domain", "global_ddof1_ridge_1e-3"])
+def test_mahalanobis_matches_the_golden(covariance, dtype, rtol):
+    golden = GOLDEN["mahalanobis_domain_means"]
+    inputs, expected = golden["inputs"], golden["outputs"][covariance]
+    train, is_target = np.array(inputs["source"] + inputs["target"]), np.arange(11) >= 8
+    # The golden's ridge is absolute, ours is in units of the mean variance.
+    ridge = 1e-3 / (np.cov(train.T).trace() / 3) if covariance.endswith("1e-3") else 0.0
+    kwargs = dict(covariance=covariance.removesuffix("_ridge_1e-3"), ridge=ridge)
+    found = scores(detectors.mahalanobis(**kwargs), train, inputs["test"], dtype, is_target)
+    np.testing.assert_allclose(found, expected["score_min"], rtol=rtol)
+    if kwargs["covariance"] != "within_domain":  # without target clips the covariance is another
+        return
+    with jax.enable_x64(dtype == jnp.float64):
+        state = detectors.mahalanobis(**kwargs).fit(outputs(train, dtype), is_target)
+    np.testing.assert_allclose(
+        state["mean"], [golden["outputs"]["mu_source"], golden["outputs"]["mu_target"]], rtol=rtol
+    )
+
+
+# --- scikit-learn and scipy ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "n, n_neighbors, metric", [(80, 4, "euclidean"), (80, 1, "cosine"), (6, 20, "cosine"), (2, 4, "euclidean")]
+)
+def test_lof_matches_sklearn(n, n_neighbors, metric):
+    train, test = normal(n, 7).astype(np.float32), normal(9, 7, seed=1).astype(np.float32)
+    test[0] = train[0]
+    expected = lof_of_sklearn(train, test, n_neighbors, metric)
+    found = scores(detectors.lof(n_neighbors=n_neighbors, metric=metric), train, test)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = scores(detectors.lof_host(n_neighbors=n_neighbors, metric=metric), train, test)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_knn_matches_sklearn_with_dead_embeddings(metric):
+    train, test = normal(10, 3), normal(5, 3, seed=1)
+    train[4:6] = test[2] = 0  # at cosine distance 1 from everything, each other included
+    expected = distances_of_sklearn(train, test, 7, metric)
+    np.testing.assert_allclose(scores(detectors.knn(k=7, metric=metric), train, test, jnp.float64), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric, spread, rtol", [("euclidean", 1e-3, 1e-5), ("cosine", 0.1, 1e-3)])
+def test_float32_holds_in_tight_clusters_far_from_the_origin(metric, spread, rtol):
+    from scipy.stats import spearmanr
+
+    centres = 100 * np.sign(normal(3, 32))
+    train, test = ((np.tile(centres, (n, 1)) + spread * normal(3 * n, 32, seed=n)).astype(np.float32) for n in (60, 20))
+    expected = lof_of_sklearn(train, test, 4, metric)
+    found = scores(detectors.lof(metric=metric), train, test)
+    np.testing.assert_allclose(found, expected, rtol=rtol)
+    assert spearmanr(found, expected).statistic > 0.9999
+    expected = distances_of_sklearn(train.astype(np.float64), test.astype(np.float64), 1, metric)
+    np.testing.assert_allclose(scores(detectors.knn(metric=metric), train, test), expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("units", ["mean", "std", "each"])
+def test_units_are_merged_before_or_scored_each(units):
+    train, test = normal(20, 3, 6), normal(5, 3, 6, seed=1)
+    merged = dict(mean=lambda x: x.mean(1), std=lambda x: x.std(1), each=lambda x: x.reshape(-1, 6))[units]
+    a, b = merged(train), merged(test)
+    found = scores(detectors.knn(k=2, units=units), train, test, jnp.float64)
+    np.testing.assert_allclose(found, distances_of_sklearn(a, b, 2, "cosine").reshape(5, -1).mean(1), rtol=1e-9)
+    expected = lof_of_sklearn(a, b, 4).reshape(5, -1).mean(1)
+    for factory in (detectors.lof, detectors.lof_host):
+        found = scores(factory(units=units), train, test, jnp.float64)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n, ridge", [(40, 1e-6), (5, 1e-2)])  # more clips than dimensions, and fewer
+def test_mahalanobis_matches_scipy(n, ridge):
+    from scipy.spatial.distance import mahalanobis
+
+    train, test = normal(n, 3, 8), normal(4, 3, 8, seed=1)
+    is_target = np.arange(n) >= n - 2
+    for units, merge in [("mean", lambda x: x.mean(1, keepdims=True)), ("each", lambda x: x)]:
+        a, b = merge(train), merge(test)
+        rows = a.reshape(-1, 8)
+        covariance = np.cov(rows.T)
+        added = (1e-6 if units == "each" else ridge) * covariance.trace() / 8  # 15 rows, if each, and 8 dimensions
+        inverse = np.linalg.inv(covariance + added * np.eye(8))
+        means = [a[~is_target].mean((0, 1)), a[is_target].mean((0, 1))]
+        for by_domain, centres in [(True, means), (False, [rows.mean(0)])]:
+            each = [[min(mahalanobis(u, m, inverse) for m in centres) for u in clip] for clip in b]
+            detector = detectors.mahalanobis(units=units, by_domain=by_domain)
+            found = scores(detector, train, test, jnp.float64, is_target)
+            np.testing.assert_allclose(found, np.mean(each, axis=1), rtol=1e-6)
+
+
+def test_mahalanobis_without_target_clips_is_that_of_the_source():
+    train, test = normal(30, 4), normal(6, 4, seed=1)
+    one_mean = scores(detectors.mahalanobis(by_domain=False), train, test)
+    np.testing.assert_array_equal(scores(detectors.mahalanobis(), train, test), one_mean)
+    np.testing.assert_array_equal(scores(detectors.mahalanobis(), train, test, is_target=np.ones(30, bool)), one_mean)
+
+
+# --- the contract of every detector --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", ["mean", "std", "each"])
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_higher_is_more_anomalous(factory, units):
+    train, test = normal(40, 6, 8), normal(12, 6, 8, seed=1)
+    train[..., 0] += 5
+    test[..., 0] += 5
+    test[7] = 0  # far away, on the other side of the origin, and its units differ from each other in one direction
+    test[7, :, 0] = -20
+    test[7, :, 1] = 50 * np.array([1, -1, 1, -1, 1, -1])
+    found = scores(factory(units=units), train, test, is_target=np.arange(40) >= 35)
+    assert found.shape == (12,)
+    assert found[7] > 1.5 * np.delete(found, 7).max()
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_state_is_stored_arrays_and_score_compiles_once_a_shape(factory, monkeypatch):
+    traced = []
+    monkeypatch.setattr(device, "by_clip", lambda x, n, by_clip=device.by_clip: traced.append(n) or by_clip(x, n))
+    detector = factory()
+    e = outputs(normal(9, 2, 4)) | dict(own_class=np.zeros(9, np.int32))
+    state = detector.fit(e, np.arange(9) >= 7)
+    file = io.BytesIO()
+    np.savez(file, **state)
+    file.seek(0)
+    stored = dict(np.load(file))
+    assert all(array.dtype.kind == "f" for array in stored.values())
+    test = outputs(normal(5, 2, 4, seed=1)) | dict(own_class=np.zeros(5, np.int32))
+    expected = detector.score(state, test)
+    np.testing.assert_array_equal(detector.score(stored, test), expected)
+    one = jax.tree.map(lambda x: x[3:4], test)
+    np.testing.assert_allclose(detector.score(state, one), expected[3:4], rtol=1e-5)
+    if factory is not detectors.lof_host:
+        assert traced == [5, 1]
+
+
+def test_memory_is_bounded_by_blocks_of_queries(monkeypatch):
+    train, test = normal(50, 5), normal(23, 5, seed=1)
+    monkeypatch.setattr(device, "BLOCK", 50 * 5 * 4)
+    np.testing.assert_allclose(scores(detectors.lof(), train, test), lof_of_sklearn(train, test, 4), rtol=1e-5)
+    jaxpr = str(
+        jax.make_jaxpr(lambda x, y: device._nearest(x, y, 1, "euclidean"))(jnp.zeros((23, 5)), jnp.zeros((50, 5)))
+    )
+    assert "f32[4,50,5]" in jaxpr
+    assert "f32[23,50,5]" not in jaxpr
+
+
+def test_a_half_precision_network_is_scored_in_float32():
+    train, test = normal(20, 4), normal(6, 4, seed=1)
+    half = scores(detectors.lof(), train, test, jnp.bfloat16)
+    rounded = [np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64) for x in (train, test)]
+    np.testing.assert_allclose(half, lof_of_sklearn(*rounded, 4), rtol=1e-5)
+
+
+def test_detectors_are_built_by_name():
+    detector = core.build(detectors, dict(name="knn", k=2, metric="euclidean"))
+    train, test = normal(10, 3), normal(4, 3, seed=1)
+    expected = distances_of_sklearn(train, test, 2, "euclidean")
+    np.testing.assert_allclose(scores(detector, train, test), expected, rtol=1e-5)
+    with pytest.raises(core.UsageError, match="there is: cosine_mean, knn, lof, lof_host, mahalanobis"):
+        core.build(detectors, dict(name="oracle"))
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        (dict(name="knn", metric="manhattan"), "knn: metric='manhattan'; expected one of cosine, euclidean"),
+        (dict(name="knn", k=0), "knn: k=0"),
+        (dict(name="lof", units="all"), "lof: units='all'; expected one of mean, std, each"),
+        (dict(name="lof_host", n_neighbors=0), "lof_host: n_neighbors=0"),
+        (dict(name="lof_host", metric="l1"), "lof_host: metric='l1'"),
+        (dict(name="cosine_mean", units="sum"), "cosine_mean: units='sum'"),
+        (dict(name="mahalanobis", covariance="tied"), "mahalanobis: covariance='tied'; expected one of global_ddof1"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_data(spec, message):
+    with pytest.raises(core.UsageError, match=message):
+        core.build(detectors, spec)
+
+
+@pytest.mark.parametrize(
+    "factory, x, message",
+    [
+        (detectors.lof, normal(1, 4), "1 training vectors of 'embedding'; expected at least 2"),
+        (detectors.lof_host, normal(1, 4), "1 training vectors of 'embedding'; expected at least 2"),
+        (lambda: detectors.knn(k=4), normal(3, 4), "3 training vectors of 'embedding'; expected at least 4"),
+        (detectors.cosine_mean, normal(0, 4), "0 training vectors"),
+        (detectors.knn, np.where(np.eye(5) > 0, np.nan, 1)[:, :3], "3 of 5 training vectors .* not finite"),
+        (detectors.mahalanobis, np.ones((5, 3)), "covariance of the training vectors is singular"),
+        (lambda: detectors.mahalanobis(ridge=0.0), normal(3, 4), "ridge=0.0 the covariance .* is singular"),
+        (lambda: detectors.knn(key="logits"), normal(3, 4), "key='logits'; the network's outputs are embedding"),
+        (lambda: detectors.lof_host(key="logits"), normal(3, 4), "key='logits'; the network's outputs are embedding"),
+        (detectors.lof, normal(3, 1, 2, 2), r"'embedding' has shape \(3, 1, 2, 2\); expected \(clips, units"),
+    ],
+)
+def test_training_clips_that_cannot_be_used_are_refused(factory, x, message):
+    e = dict(embedding=jnp.asarray(x, jnp.float32)) if x.ndim == 4 else outputs(x)
+    with pytest.raises(core.InputError, match=message):
+        factory().fit(e, np.zeros(len(x), bool))

@@ -1,0 +1,114 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from asdjax import evaluate, parallel
+from asdjax.core import Clips, Detector, System, UsageError
+
+# the distance of a clip's number to the nearest number it was fitted on: easy to follow by hand
+NEAREST = Detector(
+    fit=lambda e, is_target: {"x": e["x"], "targets": is_target.sum()},
+    score=lambda state, e: np.abs(e["x"][:, None] - state["x"][None]).min(1),
+)
+
+
+def clips(split, domain, section=None, machine=None):
+    n = len(split)
+    text = np.array([f"{i}.wav" for i in range(n)])
+    return Clips(
+        path=text,
+        machine=np.array(machine or ["fan"] * n),
+        section=np.array(section or ["00"] * n),
+        domain=np.array(domain),
+        split=np.array(split),
+        is_anomaly=np.zeros(n, np.int8),
+        attributes=np.array([""] * n),
+    )
+
+
+def test_training_clips_are_never_their_own_neighbours():
+    some = clips(["train"] * 3 + ["test"] * 2, ["source"] * 5)
+    e = {"x": np.array([0.0, 1.0, 5.0, 5.0, 7.0])}
+    (pair,) = evaluate.fit_and_score_rows(some, np.ones(5, bool), "section")
+    scores, states = evaluate.scores_of_section(NEAREST, e, [pair], some.is_train, some.domain == "target")
+    # training: 0 -> 1, 1 -> 0, 5 -> 1; test: 5 is a training value, 7 is two away
+    np.testing.assert_array_equal(scores, [1, 1, 4, 0, 2])
+    np.testing.assert_array_equal(states[0]["x"], [0, 1, 5])
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 7, 11, 100])
+def test_folds_cover_all_clips_in_equal_sizes(n):
+    folds = evaluate.folds(n)
+    assert sorted(set(np.concatenate(folds))) == list(range(n))
+    assert len({len(f) for f in folds}) == 1 and all(len(set(f)) == len(f) for f in folds)
+    assert len(folds) == min(n, evaluate.FOLDS)
+
+
+def test_by_test_domain_fits_source_alone_and_both():
+    """Morita 2021: source test clips against source training clips, target test clips against both."""
+    some = clips(["train", "train", "train", "test", "test"], ["source", "source", "target", "source", "target"])
+    e = {"x": np.array([0.0, 1.0, 9.0, 9.0, 9.0])}
+    pairs = evaluate.fit_and_score_rows(some, np.ones(5, bool), "by_test_domain")
+    scores, states = evaluate.scores_of_section(NEAREST, e, pairs, some.is_train, some.domain == "target")
+    np.testing.assert_array_equal(scores, [1, 1, 8, 8, 0])
+    assert [len(s["x"]) for s in states] == [2, 3] and [int(s["targets"]) for s in states] == [0, 1]
+
+
+def test_by_section_keeps_sections_and_machines_apart():
+    some = clips(["train", "test", "train", "test"], ["source"] * 4, ["00", "00", "01", "00"], ["a", "a", "a", "b"])
+    got = [(m, s, rows.tolist()) for m, s, rows in evaluate.by_section(some)]
+    assert got == [("a", "00", [True, True, False, False]), ("b", "00", [False, False, False, True])]
+
+
+def test_a_section_without_training_clips_uses_the_machine():
+    some = clips(["train", "test", "train"], ["source"] * 3, ["00", "01", "00"], ["a", "a", "b"])
+    ((train, rows),) = evaluate.fit_and_score_rows(some, some.section == "01", "section")
+    assert train.tolist() == [True, False, False] and rows.tolist() == [False, True, False]
+
+
+def test_padded_batches_change_nothing():
+    """Seven clips in batches of two: each clip's own numbers, in order, U units each."""
+    store = tiny.tones(n=9)
+
+    def embed(state, wave):
+        return {"embedding": jnp.stack([wave.mean(1), wave[:, 0] * state], 1)[:, None]}
+
+    rows = np.array([3, 1, 4, 0, 5, 8, 2])
+    e = evaluate.embed_clips(
+        System(None, None, embed), jnp.float32(2.0), store, rows, units=2, mesh=parallel.data_mesh()
+    )
+    wave = store.wave[rows] / np.float32(32768)
+    np.testing.assert_allclose(e["embedding"], np.stack([wave.mean(1), wave[:, 0] * 2], 1)[:, None], atol=1e-6)
+
+
+def test_rms_only_is_the_distance_from_the_mean_training_level(tmp_path):
+    some = clips(["train", "train", "test"], ["source"] * 3)
+    ((name, scores),) = evaluate.score_group(some, {}, np.array([-20.0, -24.0, -30.0]), (), tmp_path)
+    assert name == "rms-only"
+    np.testing.assert_allclose(scores, [2, 2, 8])
+
+
+def test_detectors_are_fitted_per_section_and_kept(tmp_path):
+    some = clips(["train", "train", "test"] * 2, ["source"] * 6, ["00"] * 3 + ["01"] * 3)
+    e = {"embedding": np.array([[1.0, 0], [1, 0.1], [1, 0], [0, 1], [0.1, 1], [1, 0]], np.float32)[:, None]}
+    spec = {"name": "near", "fit": "section", "detector": {"name": "knn", "k": 1, "metric": "cosine"}}
+    (_, scores), _ = evaluate.score_group(some, e, np.zeros(6), (spec,), tmp_path)
+    assert scores[2] == pytest.approx(0, abs=1e-6)  # section 00 knows [1, 0]
+    assert scores[5] == pytest.approx(1 - 0.1 / np.hypot(0.1, 1), abs=1e-5)  # section 01 does not
+    assert sorted(p.name for p in (tmp_path / "detectors" / "near").iterdir()) == ["fan_00.npz", "fan_01.npz"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fit": "by_test_domain"}, "only the protocol of 2021"),
+        ({"fit": "nonsense"}, "there is: section, by_test_domain"),
+        ({"detector": {"name": "knm"}}, "no 'knm'"),
+        ({"name": "rms-only"}, "names must differ"),
+    ],
+)
+def test_scorers_are_checked_before_data_is_read(change, message):
+    spec = {"name": "near", "fit": "section", "detector": {"name": "knn"}, **change}
+    with pytest.raises(UsageError, match=message):
+        evaluate.check_scorers((spec,), gives_test_domain=False)

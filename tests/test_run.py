@@ -1,0 +1,203 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny
+
+from asdjax import run
+from asdjax.core import UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_machine(root, machine, pitch, section="00", target=2):
+    """A machine that hums at a pitch per attribute; its anomalies hum elsewhere."""
+    rng = np.random.default_rng(pitch)
+    t = np.arange(tiny.SR) / tiny.SR
+
+    def clip(split, name, hz):
+        wave = 0.3 * np.sin(2 * np.pi * hz * t) + 0.05 * rng.standard_normal(len(t))
+        path = root / machine / split / f"section_{section}_{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave, tiny.SR)
+
+    for i in range(10):
+        clip("train", f"source_train_normal_{i:04d}_spd_{i % 2}", pitch * (1 + i % 2))
+    for i in range(target):
+        clip("train", f"target_train_normal_{i:04d}_spd_9", pitch * 1.5)
+    for domain, factor in (("source", 1), ("target", 1.5))[: 2 if target else 1]:
+        for i in range(4):
+            clip("test", f"{domain}_test_normal_{i:04d}_spd_0", pitch * factor)
+            clip("test", f"{domain}_test_anomaly_{i:04d}_spd_0", pitch * (2.6 + 0.1 * i))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    write_machine(root, "fan", 300)
+    write_machine(root, "pump", 500, section="01", target=0)
+    return root
+
+
+def settings(data, **changes):
+    return tiny.config(**{"data.root": str(data), "data.cache": str(data / "cache"), **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    return workdir, run.run(settings(data), workdir)
+
+
+def table(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def value(workdir, **wanted):
+    found = [row for row in table(workdir / "results.csv") if all(row[k] == v for k, v in wanted.items())]
+    assert len(found) == 1, f"{wanted}: {len(found)} rows"
+    return float(found[0]["value"])
+
+
+def test_the_run_directory_is_complete(finished):
+    workdir, rows = finished
+    for name in ("config.json", "environment.json", "scores.csv", "results.csv", "groups/all/metrics.jsonl",
+                 "groups/all/embeddings/embeddings.npz", "groups/all/detectors/lof/fan_00.npz",
+                 "submission/knn/anomaly_score_fan_section_00_test.csv",
+                 "submission/knn/decision_result_pump_section_01_test.csv"):  # fmt: skip
+        assert (workdir / name).exists(), name
+    assert list((workdir / "groups/all/checkpoints").glob("8"))
+    scores = table(workdir / "scores.csv")
+    assert {row["scorer"] for row in scores} == {"knn", "lof", "rms-only"}
+    assert len(scores) == 3 * (22 + 24)  # training and test clips of both machines
+    assert len(table(workdir / "results.csv")) == len(rows)
+
+
+def test_the_numbers_are_those_of_the_scores(finished):
+    """AUC and the official score of 2023, from scores.csv by scikit-learn."""
+    from sklearn.metrics import roc_auc_score
+
+    workdir, _ = finished
+    rows = [r for r in table(workdir / "scores.csv") if r["scorer"] == "knn" and r["split"] == "test"]
+
+    def auc(machine, domain, **kwargs):
+        some = [r for r in rows if r["machine"] == machine and (r["label"] == "1" or r["domain"] in domain)]
+        return roc_auc_score([int(r["label"]) for r in some], [float(r["score"]) for r in some], **kwargs)
+
+    expected = {
+        ("fan", "source"): auc("fan", "source"),
+        ("fan", "target"): auc("fan", "target"),
+        ("pump", "source"): auc("pump", "source"),
+    }
+    for (machine, domain), number in expected.items():
+        assert value(workdir, scorer="knn", machine=machine, domain=domain, metric="AUC", section={"fan": "00", "pump": "01"}[machine]) == pytest.approx(number, rel=1e-12)  # fmt: skip
+    paucs = [auc("fan", ("source", "target"), max_fpr=0.1), auc("pump", ("source", "target"), max_fpr=0.1)]
+    values = [*expected.values(), *paucs]  # pump has no target clips: five values
+    official = len(values) / sum(1 / max(v, np.finfo(float).eps) for v in values)
+    assert value(workdir, scorer="knn", machine="all", metric="official score") == pytest.approx(official, rel=1e-12)
+
+
+def test_it_tells_a_strange_hum_from_a_known_one(finished):
+    assert value(finished[0], scorer="knn", machine="fan", section="00", domain="source", metric="AUC") > 0.6
+
+
+def test_a_second_call_only_scores_anew(finished, data, caplog):
+    workdir, _ = finished
+    before = (workdir / "groups/all/embeddings/embeddings.npz").stat().st_mtime_ns
+    scorer = {"name": "knn2", "fit": "section", "detector": {"name": "knn", "k": 2}}
+    with caplog.at_level("INFO"):
+        run.run(settings(data, **{"score.scorers": (scorer,)}), workdir)
+    assert "training" not in caplog.text.replace("training and", "")
+    assert (workdir / "groups/all/embeddings/embeddings.npz").stat().st_mtime_ns == before
+    assert {row["scorer"] for row in table(workdir / "scores.csv")} == {"knn2", "rms-only"}
+    run.run(settings(data), workdir)  # as it was, for the other tests
+
+
+def test_another_config_in_the_same_folder_is_refused(finished, data):
+    with pytest.raises(UsageError, match=r"another config: optim.lr was 0.003, is 0.1; seed was 0, is 1"):
+        run.run(settings(data, **{"optim.lr": 0.1, "seed": 1}), finished[0])
+
+
+def test_other_recordings_in_the_same_folder_are_refused(finished, data):
+    late = data / "fan" / "test" / "section_00_source_test_normal_0099_spd_0.wav"
+    soundfile.write(late, np.zeros(tiny.SR), tiny.SR)
+    try:
+        with pytest.raises(UsageError, match=r"other recordings \(46 clips, now 47\)"):
+            run.run(settings(data), finished[0])
+    finally:
+        late.unlink()
+
+
+def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog):
+    """One section each: the label falls back to the attributes, aloud."""
+    with caplog.at_level("INFO"):
+        run.run(settings(data, **{"data.group_by": "machine", "data.label": "section", "train.steps": 2}), tmp_path / "r")
+    assert "fan: " in caplog.text and "attribute" in caplog.text
+    assert {p.name for p in (tmp_path / "r" / "groups").iterdir()} == {"fan", "pump"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train.stps": 3}, r"config.train has unknown keys \['stps'\]; there is: batch_size"),
+        ({"backbone.rows": ((1, 2),), "backbone.colour": "red"}, "MobileFaceNet.*colour"),
+        ({"train.batch_size": 0}, "at least 1"),
+        ({"data.year": "1999"}, "1999.*2020"),
+        ({"frontend.sample_rate": 8000}, "8000.*4000"),
+    ],
+)
+def test_a_wrong_config_is_told_before_data_is_read(change, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        run.run(settings(tmp_path / "not there", **change), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def call(*flags, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "asdjax.main", *flags], capture_output=True, text=True, cwd=cwd, timeout=100
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ((), 2, "no config given"),
+        (("--config=configs/none.py",), 2, "configs/none.py"),
+        (("--config=configs/mfn.py:1999",), 2, "no such variant; there is: 2020"),
+        (("--config=configs/mfn.py", "--config.train.stps=3"), 2, "stps"),
+        (("--config=configs/mfn.py", "--config.data.root=/not/there"), 1, "/not/there"),
+    ],
+)
+def test_mistakes_on_the_command_line(flags, code, message, tmp_path):
+    workdir = [f"--workdir={tmp_path / 'r'}"] if flags else []
+    done = call(*flags, *workdir)
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_builds(file):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    variants = {"mfn": module.YEARS, "morita2021": tuple(module.BACKBONES)}[file.stem] if file.stem in ("mfn", "morita2021") else ("",)  # fmt: skip
+    for variant in variants:
+        run.check(module.get_config(variant).to_dict())
+    json.dumps(module.get_config(variants[0]).to_dict())
+
+
+def test_flatten():
+    assert run.flatten({"a": {"b": 1}, "c": [2, {"d": 3}], "e": []}) == {"a.b": 1, "c[0]": 2, "c[1].d": 3}
+
+
+def test_devices_are_those_of_the_environment(finished):
+    environment = json.loads((finished[0] / "environment.json").read_text())
+    assert environment["devices"] == [f"{d.platform} {d.device_kind}" for d in jax.devices()]

@@ -1,0 +1,135 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import train_worker
+
+from asdjax import checkpoint, parallel, train
+from asdjax.core import InputError, UsageError
+
+STEPS = 24
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))  # each step once, in order
+    return np.array([line["loss"] for line in lines])
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Folder and state of a run from start to end in this process."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, train_worker.main(folder, STEPS)
+
+
+def start(folder, pause, **env):
+    command = [sys.executable, Path(train_worker.__file__), str(folder), str(STEPS), str(pause)]
+    return subprocess.Popen(
+        command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(folder, process, steps):
+    log = Path(folder) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") >= steps):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_it_learns(unbroken):
+    loss = losses(unbroken[0])
+    assert len(loss) == STEPS and loss[-4:].mean() < 0.7 * loss[:4].mean()
+
+
+def test_stopped_and_killed_runs_end_as_the_unbroken_one(unbroken, tmp_path):
+    asked = start(tmp_path, 0.2)
+    wait_for(tmp_path, asked, 4)
+    asked.send_signal(signal.SIGTERM)
+    said, _ = asked.communicate(timeout=60)
+    assert asked.returncode == 75 and "the same command resumes" in said
+    done = len(losses(tmp_path))
+    with_checkpoint = checkpoint.manager(tmp_path / "checkpoints")
+    assert with_checkpoint.latest_step() == done < STEPS  # SIGTERM saved what was done
+    with_checkpoint.close()
+
+    killed = start(tmp_path, 0.2)
+    wait_for(tmp_path, killed, done + 6)
+    killed.kill()
+    said, _ = killed.communicate(timeout=60)
+    assert f"resumed at step {done} of {STEPS}" in said
+    with open(tmp_path / "metrics.jsonl", "a") as log:
+        log.write('{"step": 19, "lo')  # a line torn by the kill
+
+    state = train_worker.main(tmp_path, STEPS)
+    np.testing.assert_array_equal(losses(tmp_path), losses(unbroken[0]))
+    jax.tree.map(np.testing.assert_array_equal, state, unbroken[1])
+
+
+def test_eight_devices_equal_one(unbroken, tmp_path):
+    process = start(tmp_path, 0.0, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    np.testing.assert_allclose(losses(tmp_path), losses(unbroken[0]), rtol=2e-4)
+    np.testing.assert_allclose(losses(tmp_path)[:4], losses(unbroken[0])[:4], rtol=2e-6)
+
+
+def test_a_batch_that_does_not_split_is_refused():
+    class EightDevices:
+        size = 8
+
+    with pytest.raises(UsageError, match="multiple of 8"):
+        parallel.check_batch(EightDevices, 12)
+    parallel.check_batch(EightDevices, 16)
+
+
+def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path):
+    train_worker.main(tmp_path, 4)
+    store = tiny.tones()
+    store.gain[:] = np.nan
+    with pytest.raises(train.Diverged, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
+        train_worker.main(tmp_path, 8, store=store, **{"system.standardise": "bins"})
+    with checkpoint.manager(tmp_path / "checkpoints") as kept:
+        assert kept.all_steps() == [4]
+
+
+def test_steps_are_rounded_up_to_whole_chunks(tmp_path):
+    assert int(train_worker.main(tmp_path, 3).step) == 4
+
+
+def test_damaged_checkpoints_are_told_and_passed_over(unbroken, tmp_path):
+    state = unbroken[1]
+    with checkpoint.manager(tmp_path) as kept:
+        for step in (1, 2):
+            checkpoint.save(kept, state.replace(step=jax.numpy.asarray(step, jax.numpy.int32)))
+    data = max((tmp_path / "2").rglob("d/*"), key=lambda p: p.stat().st_size)
+    spoiled = bytearray(data.read_bytes())
+    spoiled[len(spoiled) // 2] ^= 0xFF  # one flipped byte: orbax alone restores it without a word
+    data.write_bytes(spoiled)
+    with checkpoint.manager(tmp_path) as kept:
+        assert int(checkpoint.restore(kept, state).step) == 1
+    for file in (tmp_path / "1").rglob("d/*"):
+        file.write_bytes(b"")
+    with checkpoint.manager(tmp_path) as kept, pytest.raises(InputError, match=r"no usable checkpoint; step 2.*step 1"):
+        checkpoint.restore(kept, state)
+    with checkpoint.manager(tmp_path / "empty") as none:
+        assert checkpoint.restore(none, state) is None
+
+
+def test_collapse_is_told(tmp_path):
+    def log(cosine, accuracy):
+        lines = [json.dumps({"embedding_cosine": cosine, "accuracy": accuracy})] * 20
+        (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+        return train.collapse_warning(tmp_path, n_classes=10)
+
+    assert "collapsed" in log(0.999, 0.9) and "collapsed" in log(0.2, 0.1)
+    assert log(0.2, 0.9) == ""
