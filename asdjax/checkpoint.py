@@ -80,6 +80,8 @@ def restore(checkpoints, like: TrainState) -> TrainState | None:
         return found["state"]
     if failures:
         raise InputError(
-            f"{checkpoints.directory}: no usable checkpoint; " + "; ".join(failures) + ". Delete the folder to start over"
+            f"{checkpoints.directory}: no usable checkpoint; "
+            + "; ".join(failures)
+            + ". Delete the folder to start over"
         )
     return None

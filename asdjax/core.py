@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -31,6 +33,12 @@ class UsageError(InputError):
 
 class Preempted(Exception):
     """The process was asked to stop (SIGTERM); what it had done is saved."""
+
+
+def cache_folder() -> Path:
+    """Where banks, the embedded data set and compiled programs are kept: $ASDJAX_CACHE, else the user's cache folder."""
+    base = os.environ.get("ASDJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "asdjax")
+    return Path(base).expanduser()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,9 @@ def embed_clips(
 
 def by_section(clips: Clips) -> Iterator[tuple[str, str, np.ndarray]]:
     """(machine, section, rows (N,) bool) for each section that has test clips, in order."""
-    keys = np.char.add(np.char.add(clips.machine, "\0"), clips.section)
-    for key in np.unique(keys[clips.is_test]):
-        machine, section = str(key).split("\0")
-        yield machine, section, keys == key
+    test = clips[clips.is_test]
+    for machine, section in sorted(set(zip(test.machine.tolist(), test.section.tolist(), strict=True))):
+        yield machine, section, (clips.machine == machine) & (clips.section == section)
 
 
 def fit_and_score_rows(clips: Clips, rows: np.ndarray, fit: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -110,7 +109,7 @@ def scores_of_section(
         fit_on, test, own = (np.flatnonzero(m) for m in (train, rows & ~is_train, train & rows))
         for fold in folds(len(own)):
             rest = np.setdiff1d(fit_on, own[fold])
-            score(rest if len(rest) > 1 else fit_on, own[fold])
+            score(rest if len(rest) > 1 else fit_on, own[fold])  # one clip alone has no neighbourhood
         if len(test):
             states.append(score(fit_on, test))
     return out, states
@@ -170,17 +169,28 @@ def save_states(folder: Path, name: str, states: list[dict]) -> None:
         np.savez(folder / f"{name}{ending}.npz", **{k: np.asarray(v) for k, v in state.items()})
 
 
-def check_scorers(scorers: tuple, gives_test_domain: bool, build_detector: Callable = build) -> None:
-    """Raises UsageError for an unknown detector, fit rule or a rule that the year's protocol forbids."""
+def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) -> None:
+    """Raises UsageError for an unknown detector or fit rule, or a rule that the year's protocol forbids."""
     names = [spec["name"] for spec in scorers]
     if len(set(names)) < len(names) or "rms-only" in names:
         raise UsageError(f"score.scorers: names must differ from each other and from 'rms-only'; found {names}")
     for spec in scorers:
-        build_detector(detectors, spec["detector"])
+        build(detectors, spec["detector"])
         if spec["fit"] not in ("section", "by_test_domain"):
-            raise UsageError(f"score.scorers {spec['name']!r}: fit is {spec['fit']!r}; there is: section, by_test_domain")
+            raise UsageError(
+                f"score.scorers {spec['name']!r}: fit is {spec['fit']!r}; there is: section, by_test_domain"
+            )
         if spec["fit"] == "by_test_domain" and not gives_test_domain:
             raise UsageError(
                 f"score.scorers {spec['name']!r}: fit='by_test_domain' needs the domain of test clips, which only the "
                 "protocol of 2021 gives; use fit='section' or data.year=2021"
             )
+    for selection in selections:
+        choices = [selection, *dict(selection.get("by_machine", {})).values()]
+        if not gives_test_domain and any(choice["source"] != choice["target"] for choice in choices):
+            raise UsageError(
+                f"score.selections {selection['name']!r}: another scorer for each domain needs the domain of test clips, "
+                "which only the protocol of 2021 gives"
+            )
+        if unknown := {choice[domain] for choice in choices for domain in ("source", "target")} - set(names):
+            raise UsageError(f"score.selections {selection['name']!r}: no scorer {sorted(unknown)}; there is: {names}")

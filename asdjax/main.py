@@ -13,8 +13,10 @@ from asdjax import parallel
 from asdjax.core import InputError, Preempted, UsageError
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/, e.g. configs/mfn.py or configs/mfn.py:VARIANT. Every value can be overridden: "
-    "--config.train.steps=20"
+    "config",
+    None,
+    "A file of configs/, e.g. configs/mfn.py or configs/mfn.py:VARIANT. Every value can be overridden: "
+    "--config.train.steps=20",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/CONFIG[-VARIANT].")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config with its overrides and stop.")
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> int:
             print(_CONFIG.value)
             return 0
         parallel.tune_malloc()
+        parallel.keep_compiled_programs()
         from asdjax import run
 
         run.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir())

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from asdjax.core import UsageError
+from asdjax.core import UsageError, cache_folder
 
 
 def tune_malloc() -> bool:
@@ -36,6 +36,15 @@ def tune_malloc() -> bool:
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
     settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20))
     return all(libc.mallopt(name, value) for name, value in settings)
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs in the user's cache folder, so that a second start (or the next machine's network
+    of the same shape) need not compile. A cache folder is trusted code: it is the user's own. `JAX_COMPILATION_CACHE_DIR`
+    names another, and an empty value switches it off.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def data_mesh() -> Mesh:

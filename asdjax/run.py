@@ -22,6 +22,7 @@ import numpy as np
 from asdjax import evaluate, parallel, results, train
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, sampling, synth
+from asdjax.data import labels as classes
 from asdjax.data.feed import Store
 
 KEYS = {
@@ -53,8 +54,11 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     clips, store, level = load(config["data"])
     claim_data(workdir, clips)
     columns = []
-    for name, own in dcase.groups(clips, config["data"]["group_by"]):
-        labels = dcase.class_labels(clips, own, config["data"]["label"])
+    for name, own in classes.groups(clips, config["data"]["group_by"]):
+        if not (own & clips.is_test).any():
+            logging.info("%s: no test clips, hence no network of its own", name)
+            continue
+        labels = classes.class_labels(clips, own, config["data"]["label"])
         if labels.note:
             logging.info("%s: %s", name, labels.note)
         folder = workdir / "groups" / name
@@ -94,12 +98,13 @@ def check(config: Mapping[str, Any]) -> None:
         if known - found:
             raise UsageError(f"{at} lacks {', '.join(sorted(known - found))}")
     year = dcase.year_of(config["data"]["year"])
-    if year.frontend_rate if hasattr(year, "frontend_rate") else False:
-        raise UsageError
+    heard, expected = config["frontend"].get("sample_rate"), config["data"]["sample_rate"]
+    if heard not in (None, expected):
+        raise UsageError(f"config.frontend.sample_rate is {heard} Hz, but config.data.sample_rate {expected} Hz")
     for name in ("steps", "batch_size", "chunk", "checkpoint_every"):
         if config["train"][name] < 1:
             raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least 1")
-    evaluate.check_scorers(config["score"]["scorers"], year.gives_test_domain)
+    evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
     train.make(config, n_classes=2)
 
 
@@ -115,7 +120,9 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         try:
             old = json.loads(file.read_text())
         except ValueError as error:
-            raise InputError(f"{file}: not a config of this program ({error}); delete the folder or take another") from error
+            raise InputError(
+                f"{file}: not a config of this program ({error}); delete the folder or take another"
+            ) from error
         before, after = flatten(old), flatten(mine)
         differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
         lasting = [k for k in differing if not k.startswith("score.") and k != "data.cache"]
@@ -165,6 +172,7 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
         test_on=data["test_on"],
         ground_truth=data["ground_truth"] or None,
     )
+    clips = clips[clips.is_train | clips.is_test]  # supplemental clips are for systems that ask for them
     bank = audio.bank(
         clips,
         sample_rate=data["sample_rate"],
@@ -177,7 +185,11 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
     machines = len(np.unique(clips.machine))
     logging.info(
         "%s: %d machines, %d training and %d test clips of %.1f s",
-        root, machines, clips.is_train.sum(), clips.is_test.sum(), bank.wave.shape[1] / bank.sample_rate,
+        root,
+        machines,
+        clips.is_train.sum(),
+        clips.is_test.sum(),
+        bank.wave.shape[1] / bank.sample_rate,
     )
     return clips, Store(bank.wave, audio.gain(bank, data["level"]), {}), audio.loudness(bank, data["level"])
 
@@ -195,7 +207,9 @@ def claim_data(workdir: Path, clips: Clips) -> None:
     write_json(file, mine)
 
 
-def embeddings(config, folder: Path, clips: Clips, store: Store, labels, rows: np.ndarray, mesh) -> dict[str, np.ndarray]:
+def embeddings(
+    config, folder: Path, clips: Clips, store: Store, labels, rows: np.ndarray, mesh
+) -> dict[str, np.ndarray]:
     """embed's dict over the clips `rows`: read where a finished run left it, else from a network trained now."""
     file = folder / "embeddings" / "embeddings.npz"
     if file.exists():
@@ -229,7 +243,12 @@ def embeddings(config, folder: Path, clips: Clips, store: Store, labels, rows: n
         logging.warning("warning: %s: %s", name, warning)
     with reporter(f"{name}: embedding") as report:
         e = evaluate.embed_clips(
-            system, state, store, rows, units=config["score"]["units"], mesh=mesh,
+            system,
+            state,
+            store,
+            rows,
+            units=config["score"]["units"],
+            mesh=mesh,
             progress=lambda done, total: report(done, total, f"{name}: embedded {done} of {total} clips"),
         )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +292,13 @@ def reporter(text: str) -> Iterator:
 
         yield line
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)

@@ -13,12 +13,12 @@ Variants: a DCASE year, 2020 to 2026, or plain. The default is the layout and th
 
 from ml_collections import ConfigDict
 
-YEARS = ("2020", "2021", "2022", "2023", "2024", "2025", "2026", "plain")
+VARIANTS = ("", "2020", "2021", "2022", "2023", "2024", "2025", "2026", "plain")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant and variant not in YEARS:
-        raise ValueError(f"configs/mfn.py:{variant}: no such variant; there is: {', '.join(YEARS)}")
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/mfn.py:{variant}: no such variant; there is: {', '.join(VARIANTS[1:])}")
     config = ConfigDict()
     config.seed = 0
     config.system = dict(
@@ -41,8 +41,12 @@ def get_config(variant: str = "") -> ConfigDict:
         length="tile",  # shorter clips are repeated
         cache="",  # '': the user's cache folder
     )
-    config.frontend = dict(name="log_mel", sample_rate=16000, win=1024, hop=512, n_mels=128)  # as the official baselines
-    config.cut = dict(name="cut", width=64, hop=32, at="frames", tail="align", start="any")  # 2 s windows, half overlapped
+    config.frontend = dict(
+        name="log_mel", sample_rate=16000, win=1024, hop=512, n_mels=128
+    )  # as the official baselines
+    config.cut = dict(
+        name="cut", width=64, hop=32, at="frames", tail="align", start="any"
+    )  # 2 s windows, half overlapped
     config.wave_ops = (dict(name="mixup", p=0.5, alpha=1.0),)  # the most helpful one in the recipes of 2024-2026
     config.feature_ops = ()
     config.backbone = dict(

@@ -47,12 +47,12 @@ def test_folds_cover_all_clips_in_equal_sizes(n):
 
 def test_by_test_domain_fits_source_alone_and_both():
     """Morita 2021: source test clips against source training clips, target test clips against both."""
-    some = clips(["train", "train", "train", "test", "test"], ["source", "source", "target", "source", "target"])
-    e = {"x": np.array([0.0, 1.0, 9.0, 9.0, 9.0])}
-    pairs = evaluate.fit_and_score_rows(some, np.ones(5, bool), "by_test_domain")
+    some = clips(["train"] * 4 + ["test"] * 2, ["source"] * 3 + ["target", "source", "target"])
+    e = {"x": np.array([0.0, 1.0, 3.0, 9.0, 9.0, 9.0])}
+    pairs = evaluate.fit_and_score_rows(some, np.ones(6, bool), "by_test_domain")
     scores, states = evaluate.scores_of_section(NEAREST, e, pairs, some.is_train, some.domain == "target")
-    np.testing.assert_array_equal(scores, [1, 1, 8, 8, 0])
-    assert [len(s["x"]) for s in states] == [2, 3] and [int(s["targets"]) for s in states] == [0, 1]
+    np.testing.assert_array_equal(scores, [1, 1, 2, 6, 6, 0])
+    assert [len(s["x"]) for s in states] == [3, 4] and [int(s["targets"]) for s in states] == [0, 1]
 
 
 def test_by_section_keeps_sections_and_machines_apart():
@@ -111,4 +111,18 @@ def test_detectors_are_fitted_per_section_and_kept(tmp_path):
 def test_scorers_are_checked_before_data_is_read(change, message):
     spec = {"name": "near", "fit": "section", "detector": {"name": "knn"}, **change}
     with pytest.raises(UsageError, match=message):
-        evaluate.check_scorers((spec,), gives_test_domain=False)
+        evaluate.check_scorers((spec,), (), gives_test_domain=False)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"source": "near", "target": "far"}, "only the protocol of 2021"),
+        ({"source": "near", "target": "near", "by_machine": {"fan": {"source": "near", "target": "far"}}}, "only"),
+        ({"source": "nearer", "target": "nearer"}, r"no scorer \['nearer'\]; there is: \['near', 'far'\]"),
+    ],
+)
+def test_selections_are_checked_before_data_is_read(selection, message):
+    specs = tuple({"name": name, "fit": "section", "detector": {"name": "knn"}} for name in ("near", "far"))
+    with pytest.raises(UsageError, match=message):
+        evaluate.check_scorers(specs, ({"name": "both", **selection},), gives_test_domain=False)

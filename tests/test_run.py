@@ -121,7 +121,7 @@ def test_a_second_call_only_scores_anew(finished, data, caplog):
 
 
 def test_another_config_in_the_same_folder_is_refused(finished, data):
-    with pytest.raises(UsageError, match=r"another config: optim.lr was 0.003, is 0.1; seed was 0, is 1"):
+    with pytest.raises(UsageError, match=r"another config: optim.lr was 0.02, is 0.1; seed was 0, is 1"):
         run.run(settings(data, **{"optim.lr": 0.1, "seed": 1}), finished[0])
 
 
@@ -138,7 +138,9 @@ def test_other_recordings_in_the_same_folder_are_refused(finished, data):
 def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog):
     """One section each: the label falls back to the attributes, aloud."""
     with caplog.at_level("INFO"):
-        run.run(settings(data, **{"data.group_by": "machine", "data.label": "section", "train.steps": 2}), tmp_path / "r")
+        run.run(
+            settings(data, **{"data.group_by": "machine", "data.label": "section", "train.steps": 2}), tmp_path / "r"
+        )
     assert "fan: " in caplog.text and "attribute" in caplog.text
     assert {p.name for p in (tmp_path / "r" / "groups").iterdir()} == {"fan", "pump"}
 
@@ -188,10 +190,12 @@ def test_every_config_builds(file):
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    variants = {"mfn": module.YEARS, "morita2021": tuple(module.BACKBONES)}[file.stem] if file.stem in ("mfn", "morita2021") else ("",)  # fmt: skip
-    for variant in variants:
-        run.check(module.get_config(variant).to_dict())
-    json.dumps(module.get_config(variants[0]).to_dict())
+    for variant in module.VARIANTS:
+        config = module.get_config(variant).to_dict()
+        run.check(config)
+        json.dumps(config)
+    with pytest.raises(ValueError, match="no such variant"):
+        module.get_config("nonsense")
 
 
 def test_flatten():

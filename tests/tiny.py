@@ -20,7 +20,7 @@ CONFIG = {
     "feature_ops": (),
     "backbone": {"name": "MobileFaceNet", "rows": ((2, 8, 1, 2),), "stem": 8, "features": 16, "embedding": 8},
     "head": {"name": "ArcFace", "s": 16.0, "margin": 0.2},
-    "optim": {"name": "adam", "lr": 3e-3},
+    "optim": {"name": "adam", "lr": 2e-2},
     "train": {"steps": 8, "batch_size": 16, "chunk": 2, "checkpoint_every": 4},
     "score": {
         "units": 32,

@@ -111,24 +111,6 @@ YEARS = {
 }
 
 
-class Labels(NamedTuple):
-    """The classes that a network learns to tell apart; see `class_labels`.
-
-    Attributes:
-        names: C class names.
-        onehot: (N, C) float32; all zero for clips of no class.
-        rows: (N,) bool, the training clips that the network learns from.
-        own_class: (N,) int32, the class known from machine and section alone, -1 where several or none fit.
-        note: '' or a sentence for the user: what was changed, and why.
-    """
-
-    names: tuple[str, ...]
-    onehot: np.ndarray
-    rows: np.ndarray
-    own_class: np.ndarray
-    note: str
-
-
 class _Row(NamedTuple):
     """One clip; the fields of core.Clips in their order."""
 
@@ -217,7 +199,7 @@ def _rows(root: Path, rules: Year, year: int | str, train_on: tuple[str, ...], t
         raise InputError(f"{root}: no .wav files in {' or '.join(('train', *rules.test_folders))} of its machines")
     seen, trained = {}, {row.machine for row in rows if row.split == "train"}
     for row in rows:
-        first = seen.setdefault((row.machine, row.split, _stem(row.path)), row.path)
+        first = seen.setdefault((row.machine, row.split, stem(row.path)), row.path)
         if first != row.path and rules.labelled is not ANY:
             raise InputError(f"{row.path}: {first} has the same name, expected each clip once")
         if row.split == "test" and row.machine not in trained:
@@ -317,12 +299,12 @@ def _plain_label(path: Path, folder: Path) -> int:
     return labels.pop() if labels else -1
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """'fan/train/x_1.5.wav', 'x_1.5.wav' and 'x_1.5' are one clip."""
     return re.sub(r"(?i)\.wav$", "", name.replace("\\", "/").rsplit("/", 1)[-1])
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """('FILE line 1', fields) of a csv that may hold anything; blank lines are passed over."""
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
@@ -342,7 +324,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _with_truth(rows: list[_Row], path: Path, rules: Year, year: int | str) -> list[_Row]:
     """Labels and domains of test clips that do not say theirs, joined by (machine, name)."""
-    hidden = {(r.machine, _stem(r.path)): r for r in rows if r.split == "test" and r.is_anomaly < 0}
+    hidden = {(r.machine, stem(r.path)): r for r in rows if r.split == "test" and r.is_anomaly < 0}
     lists = [path] if path.is_file() else [path / f"eval_data_list{ending}.csv" for ending in (f"_{year}", "")]
     lists = [p for p in lists if p.is_file()]
     if "data" in rules.truth and (path / "ground_truth_data").is_dir():
@@ -350,8 +332,9 @@ def _with_truth(rows: list[_Row], path: Path, rules: Year, year: int | str) -> l
     elif "list" in rules.truth and lists:
         truth, source = _truth_of_list(lists[0], rules, year, hidden), lists[0]
     else:
-        wanted = {"data": "ground_truth_data/", "domain": "ground_truth_domain/", "list": "an eval_data_list csv"}
-        wanted = ", ".join(wanted[kind] for kind in rules.truth) or "none: the names of plain data sets are the labels"
+        folders = " and ".join(f"ground_truth_{kind}/" for kind in rules.truth if kind != "list")
+        wanted = " or ".join(filter(None, (folders, "an eval_data_list csv" * ("list" in rules.truth))))
+        wanted = wanted or "none: in plain data sets the names are the labels"
         why = "its rows of ToyCar and ToyTrain give wrong labels and domains; " if lists and str(year) == "2022" else ""
         raise InputError(
             f"data.ground_truth: {lists[0] if lists else path} does not serve {year}: {why}expected {wanted}"
@@ -385,10 +368,10 @@ def _truth_of_folders(path: Path, rules: Year, hidden: dict) -> dict[tuple[str, 
 def _flags(path: Path) -> dict[str, tuple[int, str]]:
     """name -> (0 or 1, where) of a csv whose rows are `name,0` or `name,1`."""
     flags = {}
-    for where, fields in _csv_rows(path):
+    for where, fields in csv_rows(path):
         if len(fields) != 2 or fields[1] not in ("0", "1"):
             raise InputError(f"{where}: found {','.join(fields)!r}, expected NAME.wav,0 or NAME.wav,1")
-        if flags.setdefault(_stem(fields[0]), (int(fields[1]), where))[1] != where:
+        if flags.setdefault(stem(fields[0]), (int(fields[1]), where))[1] != where:
             raise InputError(f"{where}: {fields[0]} a second time, expected each clip once")
     return flags
 
@@ -400,11 +383,11 @@ def _truth_of_list(path: Path, rules: Year, year: int | str, hidden: dict) -> di
     """
     there = {(row.machine, row.section) for row in hidden.values()}
     truth, machine, names = {}, "", (rules.hidden, rules.labelled)
-    for where, fields in _csv_rows(path):
+    for where, fields in csv_rows(path):
         if len(fields) == 1:
             machine = fields[0]
             continue
-        before, after = (re.fullmatch(n.regex, _stem(f)) for n, f in zip(names, fields, strict=False))
+        before, after = (re.fullmatch(n.regex, stem(f)) for n, f in zip(names, fields, strict=False))
         if not (machine and before and after and before["section"] == after["section"]):
             expected = f"a machine, or {','.join(f'{n.words}.wav' for n in names)} of one section"
             raise InputError(f"{where}: found {','.join(fields)!r}, expected {expected}")
@@ -416,138 +399,3 @@ def _truth_of_list(path: Path, rules: Year, year: int | str, hidden: dict) -> di
             if truth.setdefault((machine, before[0]), found) != found:
                 raise InputError(f"{where}: {fields[0]} of {machine} a second time, expected each clip once")
     return truth
-
-
-def groups(clips: Clips, group_by: str) -> list[tuple[str, np.ndarray]]:
-    """The sets of clips that get a network each.
-
-    Args:
-        clips: N clips.
-        group_by: 'all', 'machine' or 'machine_section'.
-
-    Returns:
-        (name, own (N,) bool) of each group, over all splits; the name serves as that of a folder.
-
-    Raises:
-        UsageError: unknown `group_by`.
-    """
-    if group_by not in ("all", "machine", "machine_section"):
-        raise UsageError(f"data.group_by: found {group_by!r}, expected 'all', 'machine' or 'machine_section'")
-    if group_by == "all":
-        return [("all", np.ones(len(clips), bool))]
-    keys = _keys(clips, group_by)
-    out, taken = [], set()
-    for key in sorted(set(keys)):
-        name = re.sub(r"[^\w-]", "_", "_".join(key))
-        while name.casefold() in taken:  # 'a b' and 'a_b', and on some file systems 'Fan' and 'fan', are one folder
-            name += "-2"
-        taken.add(name.casefold())
-        out.append((name, np.array([k == key for k in keys])))
-    return out
-
-
-LEVELS = {
-    "section": ("section",),
-    "machine": ("machine",),
-    "machine_section": ("machine", "section"),
-    "machine_section_attribute": ("machine", "section", "attributes"),
-}
-
-
-def _keys(clips: Clips, level: str) -> list[tuple[str, ...]]:
-    """What tells the N clips apart at a level."""
-    return list(zip(*(getattr(clips, column).tolist() for column in LEVELS[level]), strict=True))
-
-
-def class_labels(clips: Clips, own: np.ndarray, label: str) -> Labels:
-    """The classes of a group's training clips, which a network learns to tell apart.
-
-    A group with one class takes the next finer label, then the clips of all machines: nothing ever trains on one class.
-
-    Args:
-        clips: N clips.
-        own: (N,) bool, the group.
-        label: 'section', 'machine', 'machine_section' or 'machine_section_attribute'. The attribute is the whole tail
-            of the file name. Only training clips make classes.
-
-    Raises:
-        UsageError: unknown `label`. InputError: no training clips, or one class in the whole data set.
-    """
-    if label not in LEVELS:
-        raise UsageError(f"data.label: found {label!r}, expected one of {', '.join(LEVELS)}")
-    train, finest = clips.is_train, "machine_section_attribute"
-    if not (own & train).any():
-        raise InputError(f"no training clips among {len(clips)} for this group, expected some to learn from")
-    finer = [label, *(k for k in LEVELS if len(LEVELS[k]) > max(1, len(LEVELS[label])))]
-    for level, scope in [*((k, own) for k in finer), (finest, np.ones(len(clips), bool))]:
-        keys = _keys(clips, level)
-        classes = sorted({k for k, learnt in zip(keys, scope & train, strict=True) if learnt})
-        if len(classes) > 1:
-            break
-    else:
-        raise InputError(
-            f"one class ({'/'.join(classes[0])}) in all training clips, expected at least two to tell apart: "
-            "add training clips of other machines or sections, or attributes in the file names"
-        )
-    number = {k: i for i, k in enumerate(classes)}
-    seen = scope & (train if level == finest else train | clips.is_test)
-    which = np.array([number.get(k, -1) if s else -1 for k, s in zip(keys, seen, strict=True)])
-    of_place = {place: [i for k, i in number.items() if k[:2] == place] for place in {k[:2] for k in keys}}
-    own_class = [
-        of_place[k[:2]][0] if s and len(of_place[k[:2]]) == 1 else -1 for k, s in zip(keys, scope, strict=True)
-    ]
-    note = ""
-    if level != label or scope is not own:
-        pooled = "" if scope is own else " over the training clips of all machines"
-        note = f"data.label={label!r} leaves one class, therefore {len(classes)} classes of {level}{pooled} are learnt"
-    onehot = (which[:, None] == np.arange(len(classes))).astype(np.float32)
-    return Labels(
-        tuple("/".join(filter(None, k)) for k in classes), onehot, scope & train, np.array(own_class, np.int32), note
-    )
-
-
-def split_attributes(clips: Clips, machine: str) -> dict[str, np.ndarray]:
-    """The attributes of a machine's training clips, column by column.
-
-    From attributes_SS.csv beside train/, joined by name; else the key_value pairs of the file names' tails; else, where
-    these do not split alike, the tail as a column 'attribute'. No columns where the attributes are hidden.
-
-    Args:
-        clips: N clips.
-        machine: whose clips.
-
-    Returns:
-        column -> (N,) str; '' for clips without a value and for all but the machine's training clips.
-
-    Raises:
-        InputError: a csv that cannot be read or names no files.
-    """
-    mine = [i for i in np.flatnonzero(clips.is_train & (clips.machine == machine))]
-    tables = {Path(clips.path[i]).parent.parent / f"attributes_{clips.section[i]}.csv" for i in mine}
-    known = {name: pairs for file in sorted(tables) if file.is_file() for name, pairs in _attribute_rows(file)}
-    found = {i: known.get(_stem(clips.path[i]), {}) for i in mine}
-    if not any(found.values()):
-        tails = {i: clips.attributes[i] for i in mine if clips.attributes[i] not in ("", "noAttribute")}
-        words = {i: tail.split("_") for i, tail in tails.items()}
-        alike = len({tuple(w[::2]) for w in words.values()}) == 1
-        if alike and all(len(w) % 2 == 0 and len(set(w[::2])) == len(w) // 2 for w in words.values()):
-            found = {i: dict(zip(w[::2], w[1::2], strict=True)) for i, w in words.items()}
-        else:
-            found = {i: {"attribute": tail} for i, tail in tails.items()}
-    names = list(dict.fromkeys(name for pairs in found.values() for name in pairs))
-    columns = {name: [found.get(i, {}).get(name, "") for i in range(len(clips))] for name in names}
-    return {name: np.array(column) for name, column in columns.items()}
-
-
-def _attribute_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """(name, {parameter: value}) of each row of an attributes_SS.csv, whose header is `file_name,d1p,d1v,...`."""
-    header = None
-    for where, fields in _csv_rows(path):
-        if header is None:
-            header = fields
-            if "file_name" not in header:
-                raise InputError(f"{where}: found {','.join(fields)!r}, expected a header with file_name")
-            continue
-        row = dict(zip(header, fields, strict=False))  # rows may be shorter than the header
-        pairs = {row[k]: row.get(f"{k[:-1]}v", "") for k in header if re.fullmatch("d[0-9]+p", k) and row.get(k)}
-        yield _stem(row.get("file_name", "")), pairs

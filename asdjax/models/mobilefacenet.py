@@ -22,8 +22,8 @@ class MobileFaceNet(nn.Module):
         stem: channels of the first two convolutions.
         features: channels of the last map.
         embedding: D.
-        gdconv: 'full', a kernel over the whole last map; or 'literal16', Morita's printed 16x1 kernel, slid over a taller
-            map and averaged.
+        gdconv: 'full', a kernel over the whole last map; or 'literal16', Morita's printed 16x1 kernel, slid over a
+            taller map and averaged.
     """
 
     rows: tuple[tuple[int, int, int, int], ...] = ORIGINAL

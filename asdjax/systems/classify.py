@@ -77,7 +77,7 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))),
             "accuracy": accuracy(logits, label["class"]),
             "embedding_cosine": mean_cosine(embedding),
         }

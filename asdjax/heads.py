@@ -1,0 +1,79 @@
+"""Heads: Linen modules from embedding and label to a loss per example and the logits that scores use.
+
+`__call__(embedding (B, D), label, train) -> loss (B,), logits (B, C)`. The label is a dict whose 'class' (B, C) may be
+soft (mixed) or all zero (no label: no loss, no gradient), or None at test time, where the loss is 0. Heads compute in
+float32 (float64 where x64 is on) whatever the backbone computes in.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from asdjax import losses
+from asdjax.core import UsageError
+
+FULL = lax.Precision.HIGHEST  # products in bfloat16 or TF32 would move cosines by 1e-3
+
+
+class Linear(nn.Module):
+    """A linear classifier.
+
+    Attributes:
+        n_classes: C.
+        loss: 'softmax', the cross-entropy.
+    """
+
+    n_classes: int
+    loss: str = "softmax"
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, label: dict | None, train: bool) -> tuple[jax.Array, jax.Array]:
+        """embedding (B, D), label['class'] (B, C) -> loss (B,), logits (B, C)."""
+        if self.loss != "softmax":
+            raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax")
+        logits = nn.Dense(self.n_classes, precision=FULL)(losses.full_precision(embedding))
+        return losses.softmax(logits, class_label(label, logits)), logits
+
+
+class ArcFace(nn.Module):
+    """Classes as directions, with an angular margin in training (Deng et al. 2019, 'ArcFace').
+
+    Attributes:
+        n_classes: C, at least 2.
+        s: scale. The reports do not state it; the range in use is 30 to 64.
+        margin: in radians.
+        mode: 'th_mm', 'easy' or 'plain', see losses.arcface.
+        gradient: 'analytic' or 'straight_through', see losses.arcface.
+    """
+
+    n_classes: int
+    s: float = 30.0
+    margin: float = 0.5
+    mode: str = "th_mm"
+    gradient: str = "analytic"
+
+    @nn.compact
+    def __call__(self, embedding: jax.Array, label: dict | None, train: bool) -> tuple[jax.Array, jax.Array]:
+        """embedding (B, D), label['class'] (B, C) -> loss (B,), logits (B, C) = s * cosine, without margin."""
+        if self.n_classes < 2:
+            raise UsageError(f"ArcFace: {self.n_classes} classes; it needs 2 at least")
+        embedding = losses.full_precision(embedding)
+        weight = self.param("kernel", nn.initializers.xavier_uniform(), (self.n_classes, embedding.shape[-1]))
+        cosine = jnp.matmul(unit(embedding), unit(losses.full_precision(weight)).T, precision=FULL)
+        every = jnp.ones_like(cosine)  # any class may be a target
+        turned = losses.arcface(cosine, every, s=self.s, margin=self.margin, mode=self.mode, gradient=self.gradient)
+        logits = self.s * cosine
+        return losses.margin_softmax(logits, turned, class_label(label, logits)), logits
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """x (..., D) scaled to length 1; a zero vector stays zero, with a finite gradient."""
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
+
+
+def class_label(label: dict | None, logits: jax.Array) -> jax.Array:
+    """label['class'] (B, C), or "no such label" for every example where there is no label."""
+    return jnp.zeros_like(logits) if label is None else label["class"]

@@ -1,0 +1,200 @@
+"""MobileFaceNet and MobileNetV2 against shapes, parameter counts and outputs of PyTorch networks with the same weights."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asdjax import core, models
+from asdjax.models import mobilefacenet
+
+GOLDEN = Path(__file__).parent / "golden"
+NETS = json.loads((GOLDEN / "nets.json").read_text())
+SHAPES = json.loads((GOLDEN / "params_shapes.json").read_text())
+
+BUILD = {
+    "morita_mnv2_1024x32_gap": models.MobileNetV2(),
+    "morita_mfn_1024x32_gdc32x1": models.MobileFaceNet(mobilefacenet.MORITA),
+    "morita_mfn_1024x32_gdc16x1_literal_valid+gap": models.MobileFaceNet(mobilefacenet.MORITA, gdconv="literal16"),
+    "mfn_orig_strides_1024x32_gdc64x2": models.MobileFaceNet(),
+    "jless_mfn_logmel_128x64_gdc8x4": models.MobileFaceNet(),
+    "jless_mfn_stft_512x32_morita_strides_gdc16x1": models.MobileFaceNet(mobilefacenet.MORITA),
+    "jless_mfn_stft_512x32_orig_strides_gdc32x2": models.MobileFaceNet(),
+    "mobilefacenet_orig_3x112x112_gdc7x7": models.MobileFaceNet(),
+    "mobilefacenet_xiaoccer_3x112x96_gdc7x6": models.MobileFaceNet(),
+    "morita_mnv2_1024x32": models.MobileNetV2(),
+    "morita_mfn_1024x32": models.MobileFaceNet(mobilefacenet.MORITA),
+    "jless_mfn_logmel_128x64": models.MobileFaceNet(),
+    "jless_mfn_stft_512x32": models.MobileFaceNet(mobilefacenet.MORITA),
+}
+
+
+def stage_modules(net):
+    """Stage of the golden files -> the names of its modules in our tree; the last one gives the stage's output."""
+    if isinstance(net, models.MobileNetV2):
+        first = {"conv3x3": ("Conv3x3_0", "BatchNorm_0", "ReLU6_0")}
+        last = {"conv1x1": ("Pointwise_0", "BatchNorm_1", "ReLU6_1"), "emb1x1": ("Dense_0",)}
+    else:
+        first = {
+            "conv3x3": ("Conv3x3_0", "BatchNorm_0", "PReLU_0"),
+            "dw3x3": ("Depthwise_0", "BatchNorm_1", "PReLU_1"),
+        }
+        last = {
+            "conv1x1": ("Pointwise_0", "BatchNorm_2", "PReLU_2"),
+            "gdconv": ("GlobalDepthwise_0", "BatchNorm_3"),
+            "lin1x1": ("Pointwise_1", "BatchNorm_4"),
+        }
+    rows = {f"bneck{r + 1}": tuple(f"row{r}_{i}" for i in range(n)) for r, (_, _, n, _) in enumerate(net.rows)}
+    return first | rows | last
+
+
+def run(net, variables, x, train):
+    """One call -> embedding, output of each stage, all variables (made, where `variables` is empty)."""
+    out, variables = net.apply(
+        variables, x, train, rngs={"params": jax.random.key(0)}, mutable=True, capture_intermediates=True
+    )
+    seen = variables.pop("intermediates")
+    return out, {stage: seen[names[-1]]["__call__"][0] for stage, names in stage_modules(net).items()}, variables
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_and_parameters(name):
+    net, golden = BUILD[name], SHAPES[name]
+    channels, bins, frames = golden["input_chw"]
+    x = jnp.zeros((1, frames, bins))
+    _, stages, variables = jax.eval_shape(lambda: run(net, {}, x, False))
+    params = variables["params"]
+    colours = (channels - 1) * 9 * net.stem  # the first kernel of the networks for images; ours see one channel
+    assert size(params) == golden["params"] - colours
+    assert size(variables["batch_stats"]) == golden["bn_running_stats"]
+    modules = stage_modules(net)
+    assert {m for names in modules.values() for m in names} >= set(params)
+    for layer in golden["layers"]:
+        stage = layer["name"]
+        count = sum(size(params.get(module, {})) for module in modules[stage])
+        assert count == layer["params"] - (colours if stage == "conv3x3" else 0), stage
+        c, h, w = layer["out_chw"]
+        assert stages[stage].shape in ((1, h, w, c), (1, c)), stage
+        assert stages[stage].size == c * h * w, stage
+
+
+def u(index):
+    """The hash that the golden files fill weights with; uniform on [-1, 1)."""
+    mask = np.uint64(0xFFFFFFFF)
+    h = (np.asarray(index, np.uint64) * np.uint64(2654435761) + np.uint64(97)) & mask
+    h ^= h >> np.uint64(16)
+    h = (h * np.uint64(2246822519)) & mask
+    h ^= h >> np.uint64(13)
+    h = (h * np.uint64(3266489917)) & mask
+    h ^= h >> np.uint64(16)
+    return h / 2.0**31 - 1
+
+
+def fill(path, leaf, gain):
+    """A weight by the rule of nets.json, which counts in PyTorch's layouts (O, I, kH, kW) and (out, in)."""
+    i = np.arange(leaf.size)
+    match path[-1].key:
+        case "kernel" if leaf.ndim == 4:
+            kh, kw, c_in, c_out = leaf.shape
+            return (np.sqrt(gain / (c_in * kh * kw)) * u(i)).reshape(c_out, c_in, kh, kw).transpose(2, 3, 1, 0)
+        case "kernel":
+            c_in, c_out = leaf.shape
+            return (np.sqrt(gain / c_in) * u(i)).reshape(c_out, c_in).T
+        case "scale":
+            return 1 + 0.1 * np.sin(i)
+        case "bias":
+            return 0.1 * np.cos(i)
+        case "mean":
+            return 0.05 * np.sin(2 * i)
+        case "var":
+            return 1 + 0.1 * np.cos(i) ** 2
+        case "slope":
+            return np.full(leaf.shape, 0.25)
+
+
+def filled(name, batch, dtype):
+    """(variables, x (B, L, F)) of a golden network."""
+    net, golden = BUILD[name], NETS[name]
+    _, stem_h, stem_w = golden["eval_stages"][0]["shape"]
+    h, w = 2 * stem_h, 2 * stem_w
+    x = (2 * u(np.arange(batch * h * w) + 1000003)).reshape(batch, h, w).swapaxes(1, 2)
+    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(x.shape), False))
+    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path, leaf, golden["gain"]), variables)
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), (variables, x))
+
+
+def test_the_hash_is_the_one_of_the_golden_file():
+    np.testing.assert_allclose(u(np.arange(5)), NETS["u_first5"], rtol=0, atol=1e-15)
+    assert u(1000003) == pytest.approx(NETS["u_1000003"], abs=1e-15)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name in BUILD])
+def test_outputs_by_running_statistics(name):
+    golden = NETS[name]
+    with jax.enable_x64(True):
+        variables, x = filled(name, 2, jnp.float64)
+        out, stages, _ = jax.jit(lambda v, x: run(BUILD[name], v, x, False))(variables, x)
+    for stage in golden["eval_stages"]:
+        if stage["stage"] == "avgpool":  # a mean, which no module of ours holds
+            continue
+        y = np.asarray(stages[stage["stage"]])
+        first = y[0].reshape(-1, stage["shape"][0]).T.ravel()[:3]
+        found = [y.mean(), y.std(), *first]
+        np.testing.assert_allclose(
+            found, [stage["mean"], stage["std"], *stage["first"]], rtol=0, atol=1e-8, err_msg=stage["stage"]
+        )
+    np.testing.assert_allclose(out[0, :8], golden["eval_embedding_row0_first8"], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(np.linalg.norm(out, axis=1), golden["eval_norms"], rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name in BUILD])
+def test_outputs_by_batch_statistics(name):
+    golden = NETS[name]
+    with jax.enable_x64(True):
+        variables, x = filled(name, 4, jnp.float64)
+        out, _ = jax.jit(lambda v, x: BUILD[name].apply(v, x, True, mutable=["batch_stats"]))(variables, x)
+    np.testing.assert_allclose(out[0, :8], golden["train_embedding_row0_first8"], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(np.linalg.norm(out, axis=1), golden["train_norms"], rtol=0, atol=1e-8)
+
+
+def test_float32_keeps_five_digits():
+    golden = NETS["jless_mfn_logmel_128x64"]
+    variables, x = filled("jless_mfn_logmel_128x64", 2, jnp.float32)
+    out = jax.jit(lambda v, x: BUILD["jless_mfn_logmel_128x64"].apply(v, x, False))(variables, x)
+    reference = np.array(golden["eval_embedding_row0_first8"])
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out[0, :8], reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+
+
+def test_built_by_name_with_other_rows():
+    net = core.build(
+        models, {"name": "MobileFaceNet", "rows": [[2, 8, 1, 2]], "stem": 8, "features": 16, "embedding": 8}
+    )
+    x = jnp.zeros((3, 16, 32))
+    out, variables = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), x, False))
+    assert out.shape == (3, 8)
+    assert variables["params"]["GlobalDepthwise_0"]["kernel"].shape == (8, 4, 1, 16)
+    with pytest.raises(core.UsageError, match="MobileFaceNet, MobileNetV2"):
+        core.build(models, {"name": "MobileFacenet"})
+
+
+def test_literal16_averages_the_windows():
+    """Kernel of sixteenths over a map whose rows are 0, 1, ..., 17: the window means are 7.5, 8.5 and 9.5."""
+    x = jnp.broadcast_to(jnp.arange(18.0)[None, :, None, None], (2, 18, 1, 3))
+    module = mobilefacenet.GlobalDepthwise("literal16")
+    y = module.apply({"params": {"kernel": jnp.full((16, 1, 1, 3), 1 / 16)}}, x)
+    np.testing.assert_allclose(y, np.broadcast_to(np.array([7.5, 8.5, 9.5])[None, :, None, None], (2, 3, 1, 3)))
+
+
+@pytest.mark.parametrize("gdconv, message", [("literal16", "16 rows, not 8x4"), ("half", "full, literal16")])
+def test_gdconv_that_cannot_be(gdconv, message):
+    net = models.MobileFaceNet(rows=((2, 8, 1, 2),), stem=8, features=16, embedding=8, gdconv=gdconv)
+    with pytest.raises(core.UsageError, match=message):
+        jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 16, 32)), False))

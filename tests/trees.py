@@ -1,0 +1,30 @@
+"""Miniature data sets: folders of empty files, csvs, and an index without files; shared by several tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from asdjax.core import Clips
+
+
+def touch(root, *names):
+    """Empty files: the index reads names, not recordings."""
+    for name in names:
+        path = Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def write(path, *lines, end="\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(line + end for line in lines).encode())
+    return path
+
+
+def rows(*triples):
+    """Clips from (machine, section, split[, attributes])."""
+    machine, section, split, attributes = zip(*((*t, "")[:4] for t in triples), strict=True)
+    n = len(triples)
+    empty, zero = np.array([""] * n), np.zeros(n, np.int8)
+    path = np.array([f"/d/{t[0]}/{t[2]}/{i}.wav" for i, t in enumerate(triples)])
+    return Clips(path, np.array(machine), np.array(section), empty, np.array(split), zero, np.array(attributes))
