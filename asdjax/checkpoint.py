@@ -33,8 +33,10 @@ def manager(folder: Path, *, keep: int = 2):
     """
     import orbax.checkpoint as ocp
 
-    # orbax logs each save at INFO, which would tear the progress line
-    logging.getLogger("absl").setLevel(max(logging.WARNING, logging.getLogger("absl").level))
+    # orbax logs each save, which would tear the progress line; and when it meets a damaged file, pages of asyncio's
+    # complaints follow the one error that `restore` reports
+    for name, level in (("absl", logging.WARNING), ("asyncio", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(max(level, logging.getLogger(name).level))
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
     return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 

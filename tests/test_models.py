@@ -1,4 +1,4 @@
-"""MobileFaceNet and MobileNetV2 against shapes, parameter counts and outputs of PyTorch networks with the same weights."""
+"""MobileFaceNet and MobileNetV2: shapes, parameters and outputs of PyTorch networks with the same weights."""
 
 import json
 from pathlib import Path

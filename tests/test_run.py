@@ -96,8 +96,10 @@ def test_the_numbers_are_those_of_the_scores(finished):
         ("fan", "target"): auc("fan", "target"),
         ("pump", "source"): auc("pump", "source"),
     }
+    sections = {"fan": "00", "pump": "01"}
     for (machine, domain), number in expected.items():
-        assert value(workdir, scorer="knn", machine=machine, domain=domain, metric="AUC", section={"fan": "00", "pump": "01"}[machine]) == pytest.approx(number, rel=1e-12)  # fmt: skip
+        place = {"machine": machine, "section": sections[machine], "domain": domain}
+        assert value(workdir, scorer="knn", metric="AUC", **place) == pytest.approx(number, rel=1e-12)
     paucs = [auc("fan", ("source", "target"), max_fpr=0.1), auc("pump", ("source", "target"), max_fpr=0.1)]
     values = [*expected.values(), *paucs]  # pump has no target clips: five values
     official = len(values) / sum(1 / max(v, np.finfo(float).eps) for v in values)

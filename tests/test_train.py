@@ -97,7 +97,7 @@ def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path):
     store = tiny.tones()
     store.gain[:] = np.nan
     with pytest.raises(train.Diverged, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
-        train_worker.main(tmp_path, 8, store=store, **{"system.standardise": "bins"})
+        train_worker.main(tmp_path, 8, store=store)
     with checkpoint.manager(tmp_path / "checkpoints") as kept:
         assert kept.all_steps() == [4]
 

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from rich.console import Console
+from rich.progress import track
 
 from asdjax.core import InputError, UsageError
 
@@ -67,7 +69,8 @@ def _tones(rng: np.random.Generator, turns: np.ndarray, gains: Sequence[float], 
     gains = np.asarray(gains) * 10 ** (spread * rng.standard_normal(len(gains)) / 20)
     step, total = np.exp(2j * np.pi * turns), np.zeros(T, complex)
     for gain in (gains * np.exp(2j * np.pi * rng.uniform(size=len(gains))))[::-1]:  # Horner's rule spares the sines
-        total = (total + gain) * step
+        total += gain
+        total *= step
     return total.real
 
 
@@ -138,7 +141,7 @@ def _bearing(rng: np.random.Generator, harm: Harm, vel: str) -> np.ndarray:
     rolling = _noise(rng, _bell(16 * float(vel), 1.5) + 0.5 * _bell(2700, 0.35) + 0.3 * _bell(4600, 0.25))
     rolling += 0.4 * harm("dry") * load * _noise(rng, _bell(5200, 0.25))
     hits = 0.7 * harm("outer") * _strikes(rng, 3.58 * turns) + 0.6 * harm("inner") * load * _strikes(rng, 5.42 * turns)
-    hits[rng.integers(0, T, 3 + int(20 * harm("dirt")))] += 4 * harm("dirt")
+    hits[rng.integers(0, T, 23)[: 3 + int(20 * harm("dirt"))]] += 4 * harm("dirt")
     rings = _ring(rng, hits, ((900, 6, 0.4), (2700, 3, 0.8), (4600, 2, 0.6)))
     return _tones(rng, turns, 0.35 * 0.75 ** np.arange(10), 2.0) + 0.5 * rolling + rings
 
@@ -158,20 +161,20 @@ def _valve(rng: np.random.Generator, harm: Harm, pat: str) -> np.ndarray:
     Missing, late, bounce (a second click): one to six strokes. Leak: air while it is closed.
     """
     period, starts, dwell = _PATTERNS[pat]
-    opens = (np.arange(np.ceil(SECONDS / period))[:, None] * period + starts).ravel() + rng.uniform(0, 0.2)
+    opens = (np.arange(np.ceil(SECONDS / period))[:, None] * period + starts).ravel() + rng.uniform(0.02, 0.2)
     opens += 0.004 * rng.standard_normal(len(opens))
     shuts = opens + dwell + 0.003 * rng.standard_normal(len(opens))
     height = 10 ** (rng.standard_normal((2, len(opens))) / 20)
     some = rng.permutation(np.flatnonzero(shuts < SECONDS))
     some = some[: 1 + int(5 * max(map(harm, ("missing", "late", "bounce"))))]
     height[:, some] *= harm("missing") == 0
-    opens[some] += 0.03 * (harm("late") > 0) + 0.08 * harm("late")
+    opens[some] += 0.02 * (harm("late") > 0) + 0.06 * harm("late")
     clicks, air = np.zeros((2, T + 2 * RATE)), np.full(T, 0.12 + 1.5 * harm("leak"))
     for o, s, h in zip((RATE * opens).astype(int), (RATE * shuts).astype(int), height.T, strict=True):
         clicks[(0, 1), (o, s)] += h
         air[o:s] += h[0] > 0
-    again = (RATE * (opens[some] + rng.uniform(0.02, 0.04, len(some)))).astype(int)
-    clicks[0, again] += 0.4 * (harm("bounce") > 0) + 0.8 * harm("bounce")
+    again = (RATE * (opens + rng.uniform(0.02, 0.04, len(opens)))).astype(int)
+    clicks[0, again[some]] += 0.4 * (harm("bounce") > 0) + 0.8 * harm("bounce")
     sharp = _ring(rng, clicks[0, :T], ((1400, 9, 1.2), (3100, 6, 1.2), (5600, 4, 1.2)))
     dull = _ring(rng, clicks[1, :T], ((480, 14, 0.8), (1100, 9, 0.8)))
     return sharp + dull + 0.12 * air * _noise(rng, _bell(4500, 0.6))
@@ -213,9 +216,7 @@ def plan(
         rng = np.random.default_rng([seed, number])
         levels = rng.uniform(*LEVELS, n_test)
         groups = [("train", "source", "normal", n_train), ("train", "target", "normal", n_target)]
-        groups += [
-            ("test", domain, label, n_test) for domain in ("source", "target") for label in ("normal", "anomaly")
-        ]
+        groups += [("test", domain, y, n_test) for domain in ("source", "target") for y in ("normal", "anomaly")]
         for group, (split, domain, label, count) in enumerate(groups):
             values = getattr(MACHINES[name], domain).split()
             level = rng.permutation(levels) if split == "test" else rng.uniform(*LEVELS, count)
@@ -249,7 +250,7 @@ def generate(
     n_test: int = 20,
     workers: int | None = None,
 ) -> Path:
-    """Writes 16-bit 16 kHz mono wavs of 4 s, and attributes_00.csv per machine; a seed always gives the same bytes.
+    """Writes 16-bit 16 kHz mono wavs of 4 s, and attributes_00.csv per machine; a seed gives the same bytes.
 
     Args:
         root: a new or empty folder.
@@ -257,7 +258,7 @@ def generate(
         machines: names out of MACHINES.
         n_train, n_target: training clips per machine, of the source and of the target domain.
         n_test: test clips per machine, domain and label.
-        workers: threads; None for some more than there are cores.
+        workers: threads, of no influence on the bytes; None: a few more than there are cores.
 
     Raises:
         UsageError: an unknown machine, a negative seed, a count that is too small.
@@ -268,7 +269,7 @@ def generate(
         raise UsageError(f"machines: no {', '.join(sorted(unknown))}; there is: {', '.join(MACHINES)}")
     if min(seed, n_target, n_train - 1, n_test - 1) < 0:
         raise UsageError(
-            f"expected seed {seed} and n_target {n_target} >= 0, n_train {n_train} and n_test {n_test} >= 1"
+            f"seed {seed}, n_target {n_target}, n_train {n_train}, n_test {n_test}: expected >= 0, 0, 1, 1"
         )
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root} is there and no empty folder; the data set goes to a new or an empty one")
@@ -277,18 +278,16 @@ def generate(
         for split in ("train", "test"):
             (root / name / split).mkdir(parents=True)
         mine = [r for r in recordings if r.machine == name]
-        header = "file_name,d1p,d1v" + (",d2p,d2v" if name == "gearbox" else "")
+        header = "file_name" + "".join(f",d{i}p,d{i}v" for i in range(1, 2 + mine[0].attributes.count("_") // 2))
         rows = (f"{r.path},{r.attributes.replace('_', ',')}" for r in mine)
         (root / name / "attributes_00.csv").write_text("\n".join([header, *rows, ""]))
 
     def write(recording: Recording) -> None:
         soundfile.write(root / recording.path, render(recording), RATE, subtype="PCM_16")
 
-    from rich import console, progress
-
-    stderr = dict(console=console.Console(stderr=True), disable=not sys.stderr.isatty())
+    bar = dict(total=len(recordings), console=Console(stderr=True), disable=not sys.stderr.isatty())
     with ThreadPoolExecutor(workers) as pool:
-        for _ in progress.track(pool.map(write, recordings), "embedded data set", len(recordings), **stderr):
+        for _ in track(pool.map(write, recordings), "making the embedded data set", **bar):
             pass
     return root
 
@@ -316,9 +315,7 @@ def embedded(cache: str | Path | None = None, seed: int = 0) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 new.rename(folder)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(
-            f"{folder}: cannot write the embedded data set ({error}); set ASDJAX_CACHE to a folder"
-        ) from error
+        raise InputError(f"{folder}: cannot write the embedded data set ({error}); set ASDJAX_CACHE") from error
     return folder
 
 

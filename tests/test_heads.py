@@ -1,0 +1,161 @@
+"""Heads against the golden ArcFace gradients, mixed losses and hand arithmetic."""
+
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asdjax import core, heads
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "arcface.json").read_text())
+MIXUP = GOLDEN["mixup"]
+CASES = [pytest.param(case, id=f"{case['mode']}-{case['s']}-{case['m']}") for case in GOLDEN["cases"]]
+
+
+def arcface(case, **more):
+    return heads.ArcFace(6, s=case["s"], margin=case["m"], mode=case["mode"], **more)
+
+
+def mean_loss(head, label):
+    """(embedding, weight) -> mean loss, differentiable in both."""
+
+    def function(x, weight):
+        return head.apply({"params": {"kernel": weight}}, x, {"class": label}, train=True)[0].mean()
+
+    return jax.value_and_grad(function, (0, 1))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("x64", [True, False])
+def test_arcface_losses_and_gradients(case, x64):
+    """In float32 the spec allows 1e-5 of the largest loss, 2e-5 of the largest gradient; nine decimals are stored."""
+    with jax.enable_x64(x64):
+        x, weight, label = jnp.array(GOLDEN["x"]), jnp.array(GOLDEN["W"]), jnp.eye(6)[jnp.array(GOLDEN["y"])]
+        loss, (dx, dweight) = mean_loss(arcface(case), label)(x, weight)
+    scale = np.abs(case["grad_x"]).max()
+    assert float(loss) == pytest.approx(case["loss_mean"], **({"abs": 1e-6} if x64 else {"rel": 1e-5}))
+    np.testing.assert_allclose(dx, case["grad_x"], rtol=0, atol=1e-6 if x64 else 2e-5 * scale)
+    norm = float(np.linalg.norm(dweight))
+    assert norm == pytest.approx(case["grad_W_fro"], **({"abs": 1e-6} if x64 else {"rel": 2e-5}))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "grad_x_straight_through" in c.values[0]])
+def test_arcface_straight_through_gradient(case):
+    with jax.enable_x64(True):
+        x, weight, label = jnp.array(GOLDEN["x"]), jnp.array(GOLDEN["W"]), jnp.eye(6)[jnp.array(GOLDEN["y"])]
+        loss, (dx, _) = mean_loss(arcface(case, gradient="straight_through"), label)(x, weight)
+    assert float(loss) == pytest.approx(case["loss_mean"], abs=1e-6)
+    np.testing.assert_allclose(dx, case["grad_x_straight_through"], rtol=0, atol=1e-6)
+
+
+def test_arcface_logits_have_no_margin():
+    head = heads.ArcFace(6, s=30.0)
+    variables = {"params": {"kernel": jnp.array(GOLDEN["W"])}}
+    _, logits = head.apply(variables, jnp.array(GOLDEN["x"]), {"class": jnp.eye(6)}, train=True)
+    np.testing.assert_allclose(logits, 30 * np.array(GOLDEN["cosine"]), rtol=0, atol=1e-5 * 30)
+    loss, at_test = head.apply(variables, jnp.array(GOLDEN["x"]), None, train=False)
+    np.testing.assert_array_equal(at_test, logits)
+    np.testing.assert_array_equal(loss, np.zeros(6))
+
+
+@pytest.mark.parametrize("x64, tolerance", [(True, 1e-8), (False, 1e-5)])
+def test_arcface_of_mixed_labels(x64, tolerance):
+    golden, y = MIXUP["arcface"], np.array(MIXUP["y"])
+    label = MIXUP["lam"] * np.eye(3)[y] + (1 - MIXUP["lam"]) * np.eye(3)[y[MIXUP["perm"]]]
+    with jax.enable_x64(x64):
+        head = heads.ArcFace(3, s=golden["s"], margin=golden["m"])
+        loss, _ = mean_loss(head, jnp.array(label))(jnp.array(golden["emb"]), jnp.array(golden["W"]))
+    assert float(loss) == pytest.approx(golden["loss"], rel=tolerance)
+
+
+@pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+def test_soft_labels_mix_the_losses_of_hard_ones(head):
+    x = jnp.array(GOLDEN["x"])
+    variables = head.init(jax.random.key(0), x, None, train=False)
+    y = np.array(GOLDEN["y"])
+    hard_a, hard_b = np.eye(6)[y], np.eye(6)[(y + 1) % 6]
+    labels = (hard_a, hard_b, 0.2 * hard_a + 0.8 * hard_b)
+    a, b, both = (head.apply(variables, x, {"class": jnp.asarray(label)}, train=True)[0] for label in labels)
+    np.testing.assert_allclose(both, 0.2 * a + 0.8 * b, rtol=2e-6)
+
+
+@pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+def test_no_label_costs_nothing_and_teaches_nothing(head):
+    x = jnp.array(GOLDEN["x"])
+    variables = head.init(jax.random.key(0), x, None, train=False)
+    label = jnp.eye(6).at[0].set(0.0)
+
+    def loss(variables, x):
+        each, _ = head.apply(variables, x, {"class": label}, train=True)
+        return each[0], each
+
+    (value, each), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables, x)
+    assert value == 0 and (each[1:] > 0).all()
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("x64", [True, False])
+def test_arcface_of_an_embedding_on_its_class(x64):
+    """The square root of ArcFace has no gradient there."""
+    edge = GOLDEN["edge_cases"]["identical_vector"]
+    with jax.enable_x64(x64):
+        head = heads.ArcFace(2, s=edge["s"], margin=edge["m"])
+        loss, gradients = mean_loss(head, jnp.array([[1.0, 0.0]]))(jnp.array(edge["x"]), jnp.array(edge["W"]))
+    assert 0 < float(loss) < 1e-11
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_arcface_of_a_zero_embedding_is_finite():
+    head, label = heads.ArcFace(6), jnp.eye(6)
+    loss, gradients = mean_loss(head, label)(jnp.zeros((6, 4)), jnp.array(GOLDEN["W"]))
+    assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients)
+
+
+def test_many_aligned_pairs_stay_finite():
+    """In float32 the cosine of equal vectors exceeds 1 by rounding in a seventh of the cases."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 128)), jnp.float32)
+    loss, gradients = mean_loss(heads.ArcFace(64), jnp.eye(64))(x, 3 * x)
+    assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+def test_heads_compute_bfloat16_in_float32(head):
+    x = jnp.array(GOLDEN["x"], jnp.bfloat16)
+    variables = head.init(jax.random.key(0), x, None, train=False)
+    label = {"class": jnp.eye(6)}
+    found = head.apply(variables, x, label, train=True)
+    assert all(leaf.dtype == jnp.float32 for leaf in (*found, *jax.tree.leaves(variables)))
+    for a, b in zip(found, head.apply(variables, x.astype(jnp.float32), label, train=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_linear_by_hand():
+    """Logits 2 * 1 + 1 = 3 and 0 + 2: the loss of the first class is log(1 + 1 / e)."""
+    variables = {"params": {"Dense_0": {"kernel": jnp.array([[1.0, 0.0]]), "bias": jnp.array([1.0, 2.0])}}}
+    loss, logits = heads.Linear(2).apply(variables, jnp.array([[2.0]]), {"class": jnp.array([[1.0, 0.0]])}, train=True)
+    np.testing.assert_array_equal(logits, [[3.0, 2.0]])
+    np.testing.assert_allclose(loss, [math.log(1 + math.exp(-1))], rtol=1e-6)
+
+
+def test_parameters():
+    """The classifiers of Bai 2022, Table 1: 128 x 6 + 6 and 128 x 6; Xavier's bound is sqrt(6 / (128 + 6))."""
+    x = jnp.zeros((1, 128))
+    linear = heads.Linear(6).init(jax.random.key(0), x, None, train=False)
+    margin = heads.ArcFace(6).init(jax.random.key(0), x, None, train=False)
+    assert [sum(a.size for a in jax.tree.leaves(v)) for v in (linear, margin)] == [774, 768]
+    (weight,) = jax.tree.leaves(margin)
+    bound = math.sqrt(6 / 134)
+    assert weight.shape == (6, 128)
+    assert 0.95 * bound < float(jnp.abs(weight).max()) <= bound
+
+
+def test_built_by_name():
+    head = core.build(heads, {"name": "ArcFace", "s": 16.0}, n_classes=4)
+    assert head == heads.ArcFace(4, s=16.0)
+    for wrong in (heads.Linear(4, loss="hinge"), heads.ArcFace(1)):
+        with pytest.raises(core.UsageError):
+            wrong.init(jax.random.key(0), jnp.zeros((1, 3)), None, train=False)

@@ -1,0 +1,131 @@
+"""Building blocks of the mobile CNNs: every formulation gives the numbers and gradients of the plain convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from asdjax.models import layers
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+def convolved(x, kernel, stride):
+    """(B, H, W, C), (k, k, 1, C) by the definition, in numpy float64."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    k = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
+    return np.einsum("bhwcij,ijc->bhwc", windows, kernel[:, :, 0])
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(9, 7), (8, 6), (6, 1)])
+def test_depthwise_formulations_agree(shape, stride, size):
+    x, kernel = normal(2, *shape, 3), normal(size, size, 1, 3)
+    reference = convolved(x, kernel, stride)
+    weights = normal(*reference.shape)
+
+    def value_and_gradients(form):
+        def function(x, kernel, weights):
+            y, vjp = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
+            return y, *vjp(weights)
+
+        return jax.jit(function)(x, kernel, weights)
+
+    y, dx, dkernel = value_and_gradients(layers.depthwise_conv)
+    np.testing.assert_allclose(y, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+    for found, expected in zip(value_and_gradients(layers.depthwise), (y, dx, dkernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("form", [layers.depthwise_conv, layers.depthwise_shifted])
+def test_weights_that_only_see_padding_get_no_gradient(form):
+    """On a map of width 1 the outer columns of a 3x3 kernel lie on zeros: true zeros in training, not a fault."""
+    gradient = jax.grad(lambda kernel, x: jnp.sum(form(x, kernel, 1) ** 2))(normal(3, 3, 1, 4), normal(2, 8, 1, 4))
+    assert not gradient[:, 0].any() and not gradient[:, 2].any()
+    assert gradient[:, 1].all()
+
+
+@pytest.mark.parametrize("platform, grouped", [("tpu", True), ("cuda", True), ("cpu", False)])
+def test_depthwise_lowers_for(platform, grouped):
+    def loss(params, x):
+        return jnp.sum(layers.Depthwise(stride=2).apply(params, x) ** 2)
+
+    x = jax.ShapeDtypeStruct((2, 8, 6, 4), jnp.float32)
+    params = jax.eval_shape(layers.Depthwise().init, jax.random.key(0), x)
+    program = jax.export.export(jax.jit(jax.value_and_grad(loss)), platforms=[platform])(params, x)
+    assert ("stablehlo.convolution" in program.mlir_module()) == grouped
+
+
+def test_pointwise_is_a_1x1_convolution():
+    x, kernel = normal(2, 5, 3, 4), normal(4, 6)
+    expected = np.einsum("bhwc,cd->bhwd", np.asarray(x, np.float64), np.asarray(kernel, np.float64))
+    np.testing.assert_allclose(layers.pointwise(x, kernel), expected, rtol=0, atol=1e-5)
+
+
+def test_conv3x3_pads_both_sides():
+    """A kernel with one 1 in its middle keeps the even rows and columns; 'SAME' would keep the odd ones."""
+    kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    x = normal(1, 6, 4, 1)
+    y = layers.Conv3x3(1, stride=2).apply({"params": {"Conv_0": {"kernel": kernel}}}, x)
+    np.testing.assert_array_equal(y, x[:, ::2, ::2])
+
+
+def test_prelu_by_hand():
+    x = jnp.array([[-2.0, -2.0], [3.0, 0.0]])
+    y, _ = layers.PReLU().init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(y, [[-0.5, -0.5], [3.0, 0.0]])
+    y = layers.PReLU().apply({"params": {"slope": jnp.array([0.5, -1.0])}}, x)
+    np.testing.assert_array_equal(y, [[-1.0, 2.0], [3.0, 0.0]])
+
+
+def test_relu6_by_hand():
+    np.testing.assert_array_equal(layers.ReLU6().apply({}, jnp.array([-1.0, 2.5, 7.0])), [0.0, 2.5, 6.0])
+
+
+def test_batch_norm_by_hand():
+    """Batch 1, 3, 5, 7: mean 4, variance 5; running statistics move a tenth of the way from 0 and 1."""
+    x = jnp.array([[1.0], [3.0], [5.0], [7.0]])
+    variables = layers.batch_norm(True).init(jax.random.key(0), x)
+    y, stats = layers.batch_norm(True).apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(y[:, 0], np.array([-3, -1, 1, 3]) / np.sqrt(5 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(stats["batch_stats"]["mean"], [0.4], rtol=1e-6)
+    np.testing.assert_allclose(stats["batch_stats"]["var"], [0.9 + 0.1 * 5], rtol=1e-6)
+    y = layers.batch_norm(False).apply(variables, x)
+    np.testing.assert_allclose(y, x / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "module, fan_out",
+    [(layers.Conv3x3(400), 9 * 400), (layers.Depthwise(), 9 * 300), (layers.Pointwise(400), 400)],
+    ids=lambda m: type(m).__name__,
+)
+def test_kernels_start_with_variance_2_by_fan_out(module, fan_out):
+    params = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 300)))["params"]
+    (kernel,) = jax.tree.leaves(params)
+    n = kernel.size
+    assert abs(float(kernel.std()) / np.sqrt(2 / fan_out) - 1) < 4 / np.sqrt(2 * n)  # four standard errors
+    assert abs(float(kernel.mean())) < 4 * np.sqrt(2 / fan_out / n)
+    # a truncated normal would end at 2 standard deviations
+    assert float(jnp.abs(kernel).max()) > 2.5 * np.sqrt(2 / fan_out)
+
+
+@pytest.mark.parametrize(
+    "t, c, s, residual, kernels",
+    [(2, 4, 1, True, 3), (2, 4, 2, False, 3), (2, 6, 1, False, 3), (1, 4, 1, True, 2)],
+)
+def test_bottleneck_adds_its_input_where_shapes_agree(t, c, s, residual, kernels):
+    """With a last BatchNorm that gives 0, what remains is the input, or nothing."""
+    x = normal(2, 6, 4, 4)
+    block = layers.Bottleneck(t, c, s, layers.ReLU6)
+    variables = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))
+    assert sum("kernel" in module for module in variables["params"].values()) == kernels
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), variables)
+    y = jax.jit(lambda zeros, x: block.apply(zeros, x, False))(zeros, x)
+    np.testing.assert_array_equal(y, x if residual else jnp.zeros((2, 6 // s, 4 // s, c)))
