@@ -36,7 +36,7 @@ class Preempted(Exception):
 
 
 def cache_folder() -> Path:
-    """Where banks, the embedded data set and compiled programs are kept: $ASDJAX_CACHE, else the user's cache folder."""
+    """Where banks, the embedded data set and compiled programs lie: $ASDJAX_CACHE, else the user's cache folder."""
     base = os.environ.get("ASDJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "asdjax")
     return Path(base).expanduser()
 

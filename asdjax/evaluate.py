@@ -78,11 +78,6 @@ def fit_and_score_rows(clips: Clips, rows: np.ndarray, fit: str) -> list[tuple[n
     if not train.any():  # a section that only the test has: the machine's other sections are what is known of it
         machine = clips.machine[rows][0]
         train = clips.is_train & (clips.machine == machine)
-        logging.warning(
-            "%s section %s has no training clips: scored against those of the machine's other sections",
-            machine,
-            clips.section[rows][0],
-        )
     if fit == "section":
         return [(train, rows)]
     target = clips.domain == "target"
@@ -145,6 +140,11 @@ def score_group(
         clip's level from the mean training level of its section, in dB: what loudness alone gives away.
     """
     is_target = clips.domain == "target"
+    for machine, section, rows in by_section(clips):
+        if not (rows & clips.is_train).any():
+            logging.warning(
+                "%s section %s has no training clips: scored against those of its other sections", machine, section
+            )
     for spec in scorers:
         detector = build(detectors, spec["detector"])
         total = np.full(len(clips), np.nan)
@@ -189,7 +189,7 @@ def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) ->
         choices = [selection, *dict(selection.get("by_machine", {})).values()]
         if not gives_test_domain and any(choice["source"] != choice["target"] for choice in choices):
             raise UsageError(
-                f"score.selections {selection['name']!r}: another scorer for each domain needs the domain of test clips, "
+                f"score.selections {selection['name']!r}: a scorer for each domain needs the domain of test clips, "
                 "which only the protocol of 2021 gives"
             )
         if unknown := {choice[domain] for choice in choices for domain in ("source", "target")} - set(names):

@@ -39,9 +39,10 @@ def tune_malloc() -> bool:
 
 
 def keep_compiled_programs() -> None:
-    """Keeps compiled programs in the user's cache folder, so that a second start (or the next machine's network
-    of the same shape) need not compile. A cache folder is trusted code: it is the user's own. `JAX_COMPILATION_CACHE_DIR`
-    names another, and an empty value switches it off.
+    """Keeps compiled programs in the user's cache folder: neither a second start nor an equal network compiles.
+
+    A cache of programs is trusted code, hence in a folder of the user's own. `JAX_COMPILATION_CACHE_DIR` names another,
+    and an empty value switches it off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

@@ -27,7 +27,9 @@ from asdjax.data.feed import Store
 
 KEYS = {
     "": "backbone cut data feature_ops frontend head optim score seed system train wave_ops",
-    "data": "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length cache",
+    "data": (
+        "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length cache"
+    ),
     "train": "steps batch_size chunk checkpoint_every",
     "score": "units scorers selections",
 }

@@ -182,7 +182,7 @@ def check_finite(metrics: dict[str, np.ndarray], first: int, checkpoints) -> Non
 
 
 def collapse_warning(folder: Path, n_classes: int) -> str:
-    """A sentence where the run's last steps show a collapsed network, '' where they do not (margin heads can collapse)."""
+    """A sentence where the last steps show a collapsed network, as margin heads can end; '' where they do not."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[-20:]]
     if not lines:
         return ""

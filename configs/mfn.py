@@ -1,8 +1,8 @@
 """Quick start: MobileFaceNet with ArcFace on log-mel windows, kNN and LOF on its embeddings.
 
     python -m asdjax.main --config=configs/mfn.py                                  the embedded data set, no download
-    python -m asdjax.main --config=configs/mfn.py --config.data.root=FOLDER        recordings in the DCASE 2022-2026 layout
-    python -m asdjax.main --config=configs/mfn.py:2021 --config.data.root=FOLDER   a year's data set by that year's rules
+    python -m asdjax.main --config=configs/mfn.py --config.data.root=FOLDER        DCASE 2022-2026 layout
+    python -m asdjax.main --config=configs/mfn.py:2021 --config.data.root=FOLDER   a year's data set by its rules
     python -m asdjax.main --config=configs/mfn.py:plain --config.data.root=FOLDER  MACHINE/{train,test}/*.wav, any names
 
 One network learns to tell machines, sections and attributes of all machines apart; a clip is abnormal where its

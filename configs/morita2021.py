@@ -3,10 +3,10 @@
     python -m asdjax.main --config=configs/morita2021.py:mfn --config.data.root=data/dcase2021t2
     python -m asdjax.main --config=configs/morita2021.py:mnv2 --config.data.root=data/dcase2021t2
 
-One network per machine type tells its sections apart (ArcFace); a clip is 18 windows of the spectrogram, whose embeddings
-are merged to their mean or standard deviation and scored by LOF or nearest neighbour. One training gives the report's
-whole grid {LOF, k-NN} x {mean, std} and, for MobileFaceNet, its three submissions. Test clips of the source domain are
-scored against source training clips, those of the target domain against both (section 3.3).
+One network per machine type tells its sections apart (ArcFace); a clip is 18 windows of the spectrogram, whose
+embeddings are merged to their mean or standard deviation and scored by LOF or nearest neighbour. One training gives the
+report's whole grid {LOF, k-NN} x {mean, std} and, for MobileFaceNet, its three submissions. Test clips of the source
+domain are scored against source training clips, those of the target domain against both (section 3.3).
 
 The report's numbers, 2021 development set, harmonic mean over sections and machines in percent (tables 3 to 6):
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from trees import rows, touch, write
+from trees import touch, write
 
 from asdjax.core import InputError, UsageError
 from asdjax.data import dcase

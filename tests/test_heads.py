@@ -1,5 +1,6 @@
 """Heads against the golden ArcFace gradients, mixed losses and hand arithmetic."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -18,6 +19,15 @@ CASES = [pytest.param(case, id=f"{case['mode']}-{case['s']}-{case['m']}") for ca
 
 def arcface(case, **more):
     return heads.ArcFace(6, s=case["s"], margin=case["m"], mode=case["mode"], **more)
+
+
+HEADS = pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+
+
+@functools.cache
+def start(head, width):
+    """Fresh variables of a head over embeddings of a width."""
+    return jax.jit(lambda key: head.init(key, jnp.zeros((1, width)), None, train=False))(jax.random.key(0))
 
 
 def mean_loss(head, label):
@@ -68,14 +78,14 @@ def test_arcface_of_mixed_labels(x64, tolerance):
     label = MIXUP["lam"] * np.eye(3)[y] + (1 - MIXUP["lam"]) * np.eye(3)[y[MIXUP["perm"]]]
     with jax.enable_x64(x64):
         head = heads.ArcFace(3, s=golden["s"], margin=golden["m"])
-        loss, _ = mean_loss(head, jnp.array(label))(jnp.array(golden["emb"]), jnp.array(golden["W"]))
+        loss, _ = jax.jit(mean_loss(head, jnp.array(label)))(jnp.array(golden["emb"]), jnp.array(golden["W"]))
     assert float(loss) == pytest.approx(golden["loss"], rel=tolerance)
 
 
-@pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+@HEADS
 def test_soft_labels_mix_the_losses_of_hard_ones(head):
     x = jnp.array(GOLDEN["x"])
-    variables = head.init(jax.random.key(0), x, None, train=False)
+    variables = start(head, 4)
     y = np.array(GOLDEN["y"])
     hard_a, hard_b = np.eye(6)[y], np.eye(6)[(y + 1) % 6]
     labels = (hard_a, hard_b, 0.2 * hard_a + 0.8 * hard_b)
@@ -83,10 +93,10 @@ def test_soft_labels_mix_the_losses_of_hard_ones(head):
     np.testing.assert_allclose(both, 0.2 * a + 0.8 * b, rtol=2e-6)
 
 
-@pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+@HEADS
 def test_no_label_costs_nothing_and_teaches_nothing(head):
     x = jnp.array(GOLDEN["x"])
-    variables = head.init(jax.random.key(0), x, None, train=False)
+    variables = start(head, 4)
     label = jnp.eye(6).at[0].set(0.0)
 
     def loss(variables, x):
@@ -104,7 +114,7 @@ def test_arcface_of_an_embedding_on_its_class(x64):
     edge = GOLDEN["edge_cases"]["identical_vector"]
     with jax.enable_x64(x64):
         head = heads.ArcFace(2, s=edge["s"], margin=edge["m"])
-        loss, gradients = mean_loss(head, jnp.array([[1.0, 0.0]]))(jnp.array(edge["x"]), jnp.array(edge["W"]))
+        loss, gradients = jax.jit(mean_loss(head, jnp.array([[1.0, 0.0]])))(jnp.array(edge["x"]), jnp.array(edge["W"]))
     assert 0 < float(loss) < 1e-11
     assert all(np.isfinite(g).all() for g in gradients)
 
@@ -118,14 +128,14 @@ def test_arcface_of_a_zero_embedding_is_finite():
 def test_many_aligned_pairs_stay_finite():
     """In float32 the cosine of equal vectors exceeds 1 by rounding in a seventh of the cases."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 128)), jnp.float32)
-    loss, gradients = mean_loss(heads.ArcFace(64), jnp.eye(64))(x, 3 * x)
+    loss, gradients = jax.jit(mean_loss(heads.ArcFace(64), jnp.eye(64)))(x, 3 * x)
     assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients)
 
 
-@pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+@HEADS
 def test_heads_compute_bfloat16_in_float32(head):
     x = jnp.array(GOLDEN["x"], jnp.bfloat16)
-    variables = head.init(jax.random.key(0), x, None, train=False)
+    variables = start(head, 4)
     label = {"class": jnp.eye(6)}
     found = head.apply(variables, x, label, train=True)
     assert all(leaf.dtype == jnp.float32 for leaf in (*found, *jax.tree.leaves(variables)))
@@ -143,9 +153,7 @@ def test_linear_by_hand():
 
 def test_parameters():
     """The classifiers of Bai 2022, Table 1: 128 x 6 + 6 and 128 x 6; Xavier's bound is sqrt(6 / (128 + 6))."""
-    x = jnp.zeros((1, 128))
-    linear = heads.Linear(6).init(jax.random.key(0), x, None, train=False)
-    margin = heads.ArcFace(6).init(jax.random.key(0), x, None, train=False)
+    linear, margin = start(heads.Linear(6), 128), start(heads.ArcFace(6), 128)
     assert [sum(a.size for a in jax.tree.leaves(v)) for v in (linear, margin)] == [774, 768]
     (weight,) = jax.tree.leaves(margin)
     bound = math.sqrt(6 / 134)

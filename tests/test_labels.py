@@ -10,7 +10,6 @@ from trees import rows, touch, write
 from asdjax.core import InputError, UsageError
 from asdjax.data import dcase, labels
 
-
 # ---------------------------------------------------------------- groups
 
 

@@ -23,10 +23,9 @@ def convolved(x, kernel, stride):
     return np.einsum("bhwcij,ijc->bhwc", windows, kernel[:, :, 0])
 
 
-@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(9, 7), (8, 6), (6, 1)])
-def test_depthwise_formulations_agree(shape, stride, size):
+@pytest.mark.parametrize("shape, size", [((9, 7), 3), ((8, 6), 3), ((6, 1), 3), ((7, 8), 5)])
+def test_depthwise_formulations_agree(shape, size, stride):
     x, kernel = normal(2, *shape, 3), normal(size, size, 1, 3)
     reference = convolved(x, kernel, stride)
     weights = normal(*reference.shape)

@@ -1,4 +1,4 @@
-"""The embedded data set: its layout, its determinism, its sounds, and how hard it is for a score that learns nothing."""
+"""The embedded data set: layout, reproducibility, levels and difficulty."""
 
 import re
 import shutil
@@ -129,7 +129,7 @@ def test_loudness_says_nothing_of_the_label(whole, machine):
 
 
 def test_no_clip_reaches_full_scale(whole):
-    assert np.abs(whole[1].astype(int)).max() < 30000
+    assert whole[1].max() < 30000 and whole[1].min() > -30000
 
 
 def nearest_neighbour(waves, target, anomaly, train, level):
@@ -173,16 +173,16 @@ def test_documented_difficulty_is_the_measured_one(reference):
 
 
 def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path, whole):
-    one = files(synth.generate(tmp_path / "one", seed=3, workers=1, **SMALL))
-    assert len(one) == 4 * (2 + 1 + 4 * 2 + 1)
-    assert one == files(synth.generate(tmp_path / "four", seed=3, workers=4, **SMALL))
+    one = files(synth.generate(tmp_path / "one", seed=3, workers=1, machines=("bearing", "valve"), **SMALL))
+    assert len(one) == 2 * (2 + 1 + 4 * 2 + 1)
+    assert one == files(synth.generate(tmp_path / "four", seed=3, workers=4, machines=("valve", "bearing"), **SMALL))
     other = files(synth.generate(tmp_path / "other", seed=4, machines=("valve",), **SMALL))
     assert all(one[name] != other[name] for name in other if name.endswith(".wav"))
     some = files(synth.generate(tmp_path / "some", seed=3, machines=("valve",), **SMALL))
     assert some.items() <= one.items()
-    root, waves = whole
-    for i in range(0, len(waves), 88):
-        np.testing.assert_array_equal(synth.render(synth.plan()[i]), waves[i])
+    plan, waves = synth.plan(), whole[1]
+    for i in range(0, len(plan), 88):
+        np.testing.assert_array_equal(synth.render(plan[i]), waves[i])
 
 
 @pytest.mark.parametrize("machine", synth.MACHINES)

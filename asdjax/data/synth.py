@@ -4,7 +4,18 @@
     ROOT/MACHINE/test/section_00_target_test_anomaly_0003_spd_1480.wav
     ROOT/MACHINE/attributes_00.csv
 
-@@FACTS@@
+A machine has 64 source and 10 target clips to learn from and 20 test clips per domain and label, of 4 s. The domains
+differ in speed, load or rhythm, machine and factory noise are 5 to 7 dB apart, faults go from inaudible to plain.
+How hard it is, for a score that learns nothing: the distance to the nearest training clip in the log-mel spectrogram
+(128 bands, 1024/512), averaged over time and z-scored; AUC source, AUC target and pAUC for seed 0, then the same with
+all clips brought to one level:
+
+    bearing   0.83  0.65  0.63    0.86  0.73  0.72
+    fan       0.86  0.53  0.61    0.89  0.64  0.70
+    gearbox   0.88  0.63  0.61    0.88  0.68  0.63
+    valve     0.77  0.62  0.60    0.77  0.64  0.63
+
+Their harmonic mean is 0.667 and 0.719 (seeds 1 to 5: 0.64 to 0.69 and 0.68 to 0.71). Loudness alone is at chance.
 """
 
 from __future__ import annotations
