@@ -72,7 +72,7 @@ def fit_and_score_rows(clips: Clips, rows: np.ndarray, fit: str) -> list[tuple[n
         rows: (N,) bool, one section.
         fit: 'section': one detector on all training clips of the section. 'by_test_domain': clips of the source domain
             are scored by a detector fitted on source training clips, those of the target domain by one fitted on source
-            and target (Morita 2021, section 3.3). Training clips without a domain count as source.
+            and target (Morita 2021, section 3.1). Training clips without a domain count as source.
     """
     train = rows & clips.is_train
     if not train.any():  # a section that only the test has: the machine's other sections are what is known of it

@@ -6,7 +6,7 @@
 One network per machine type tells its sections apart (ArcFace); a clip is 18 windows of the spectrogram, whose
 embeddings are merged to their mean or standard deviation and scored by LOF or nearest neighbour. One training gives the
 report's whole grid {LOF, k-NN} x {mean, std} and, for MobileFaceNet, its three submissions. Test clips of the source
-domain are scored against source training clips, those of the target domain against both (section 3.3).
+domain are scored against source training clips, those of the target domain against both (section 3.1).
 
 The report's numbers, 2021 development set, harmonic mean over sections and machines in percent (tables 3 to 6):
 
@@ -22,7 +22,7 @@ The report's numbers, 2021 development set, harmonic mean over sections and mach
     submission 3         87.42       70.50        74.24        62.88
     official baseline    63.53       56.98        58.01        55.03
 
-Ours: not run on the 2021 data set, which is 20 GB and was not at hand.
+Ours: not run on the 2021 data set, which was not at hand.
 
 Most of the training is not stated in the report; what we chose in its place, and why, stands beside each value.
 Variants: mfn (default), mnv2.
@@ -67,14 +67,14 @@ VARIANTS = tuple(BACKBONES)
 GRID = tuple(
     dict(
         name=f"{detector['name']}_{units}",
-        fit="by_test_domain",  # section 3.3
+        fit="by_test_domain",  # section 3.1
         detector=dict(detector, units=units),
     )
     for detector in (
-        dict(name="lof", n_neighbors=4),  # section 3.3; the metric is not stated: Euclidean, scikit-learn's default
-        dict(name="knn", k=1, metric="cosine"),  # section 3.3
+        dict(name="lof", n_neighbors=4),  # section 2.3; the metric is not stated: Euclidean, scikit-learn's default
+        dict(name="knn", k=1, metric="cosine"),  # section 2.3
     )
-    for units in ("mean", "std")  # section 3.2
+    for units in ("mean", "std")  # section 2.3
 )
 
 # Table 7. Why valve merges by standard deviation is not stated; on the development set read the choice as made with its
@@ -113,11 +113,11 @@ def get_config(variant: str = "mfn") -> ConfigDict:
     config.data = dict(
         root="data/dcase2021t2",
         year="2021",
-        train_on=("dev", "additional"),  # section 2: sections 00 to 05
+        train_on=("dev", "additional"),  # section 3.1: six sections
         test_on="dev",  # the report's tables
         ground_truth="",
-        group_by="machine",  # section 2: one network per machine type
-        label="section",  # section 2
+        group_by="machine",  # section 3.1: one network per machine type
+        label="section",  # section 2.2
         level="as_recorded",
         sample_rate=16000,  # section 3.1
         resample=False,
@@ -128,18 +128,18 @@ def get_config(variant: str = "mfn") -> ConfigDict:
     )
     config.frontend = dict(
         name="spectrogram",
-        win=2048,  # section 3.1: 128 ms
-        hop=512,  # section 3.1: 32 ms
+        win=2048,  # section 2.1: 128 ms
+        hop=512,  # section 2.1: 32 ms
         pad="reflect",  # not stated: the default of librosa 0.8.0, which the report cites
         scale="log_power",  # not stated: decibels, as in the official baselines
         drop_bin="last",  # tables 1 and 2 have 1024 rows where the STFT has 1025: the Nyquist bin goes
     )
-    config.cut = dict(name="cut", width=32, hop=16, at="frames", tail="drop", start="unit")  # section 3.1
+    config.cut = dict(name="cut", width=32, hop=16, at="frames", tail="drop", start="unit")  # section 2.2
     config.wave_ops = ()  # none is named
     config.feature_ops = ()  # none is named
     config.backbone = BACKBONES[variant]
     config.head = dict(
-        name="ArcFace",  # section 2
+        name="ArcFace",  # section 2.2
         s=30.0,  # not stated: the public MobileFaceNet with ArcFace on DCASE 2022 sections
         margin=0.5,  # not stated: ditto
         mode="th_mm",  # not stated: the guarded form of the public ASD code

@@ -21,13 +21,16 @@ def arcface(case, **more):
     return heads.ArcFace(6, s=case["s"], margin=case["m"], mode=case["mode"], **more)
 
 
+# numbers are what counts here, and unoptimised programs compile in two thirds of the time
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 HEADS = pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
 
 
 @functools.cache
 def start(head, width):
     """Fresh variables of a head over embeddings of a width."""
-    return jax.jit(lambda key: head.init(key, jnp.zeros((1, width)), None, train=False))(jax.random.key(0))
+    return quick_jit(lambda key: head.init(key, jnp.zeros((1, width)), None, train=False))(jax.random.key(0))
 
 
 def mean_loss(head, label):
@@ -39,24 +42,34 @@ def mean_loss(head, label):
     return jax.value_and_grad(function, (0, 1))
 
 
+def golden_inputs():
+    return jnp.array(GOLDEN["x"]), jnp.array(GOLDEN["W"]), jnp.eye(6)[jnp.array(GOLDEN["y"])]
+
+
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("x64", [True, False])
-def test_arcface_losses_and_gradients(case, x64):
-    """In float32 the spec allows 1e-5 of the largest loss, 2e-5 of the largest gradient; nine decimals are stored."""
-    with jax.enable_x64(x64):
-        x, weight, label = jnp.array(GOLDEN["x"]), jnp.array(GOLDEN["W"]), jnp.eye(6)[jnp.array(GOLDEN["y"])]
+def test_arcface_losses_and_gradients(case):
+    with jax.enable_x64(True):
+        x, weight, label = golden_inputs()
+        # uncompiled: all cases share their operations
         loss, (dx, dweight) = mean_loss(arcface(case), label)(x, weight)
-    scale = np.abs(case["grad_x"]).max()
-    assert float(loss) == pytest.approx(case["loss_mean"], **({"abs": 1e-6} if x64 else {"rel": 1e-5}))
-    np.testing.assert_allclose(dx, case["grad_x"], rtol=0, atol=1e-6 if x64 else 2e-5 * scale)
-    norm = float(np.linalg.norm(dweight))
-    assert norm == pytest.approx(case["grad_W_fro"], **({"abs": 1e-6} if x64 else {"rel": 2e-5}))
+    assert float(loss) == pytest.approx(case["loss_mean"], abs=1e-6)
+    np.testing.assert_allclose(dx, case["grad_x"], rtol=0, atol=1e-6)
+    assert float(np.linalg.norm(dweight)) == pytest.approx(case["grad_W_fro"], abs=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES[:3])
+def test_arcface_losses_and_gradients_in_float32(case):
+    x, weight, label = golden_inputs()
+    loss, (dx, dweight) = quick_jit(mean_loss(arcface(case), label))(x, weight)
+    assert float(loss) == pytest.approx(case["loss_mean"], rel=1e-5)
+    np.testing.assert_allclose(dx, case["grad_x"], rtol=0, atol=2e-5 * np.abs(case["grad_x"]).max())
+    assert float(np.linalg.norm(dweight)) == pytest.approx(case["grad_W_fro"], rel=2e-5)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "grad_x_straight_through" in c.values[0]])
 def test_arcface_straight_through_gradient(case):
     with jax.enable_x64(True):
-        x, weight, label = jnp.array(GOLDEN["x"]), jnp.array(GOLDEN["W"]), jnp.eye(6)[jnp.array(GOLDEN["y"])]
+        x, weight, label = golden_inputs()
         loss, (dx, _) = mean_loss(arcface(case, gradient="straight_through"), label)(x, weight)
     assert float(loss) == pytest.approx(case["loss_mean"], abs=1e-6)
     np.testing.assert_allclose(dx, case["grad_x_straight_through"], rtol=0, atol=1e-6)
@@ -78,7 +91,7 @@ def test_arcface_of_mixed_labels(x64, tolerance):
     label = MIXUP["lam"] * np.eye(3)[y] + (1 - MIXUP["lam"]) * np.eye(3)[y[MIXUP["perm"]]]
     with jax.enable_x64(x64):
         head = heads.ArcFace(3, s=golden["s"], margin=golden["m"])
-        loss, _ = jax.jit(mean_loss(head, jnp.array(label)))(jnp.array(golden["emb"]), jnp.array(golden["W"]))
+        loss, _ = quick_jit(mean_loss(head, jnp.array(label)))(jnp.array(golden["emb"]), jnp.array(golden["W"]))
     assert float(loss) == pytest.approx(golden["loss"], rel=tolerance)
 
 
@@ -103,7 +116,7 @@ def test_no_label_costs_nothing_and_teaches_nothing(head):
         each, _ = head.apply(variables, x, {"class": label}, train=True)
         return each[0], each
 
-    (value, each), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(variables, x)
+    (value, each), gradients = quick_jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables, x)
     assert value == 0 and (each[1:] > 0).all()
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
 
@@ -114,21 +127,23 @@ def test_arcface_of_an_embedding_on_its_class(x64):
     edge = GOLDEN["edge_cases"]["identical_vector"]
     with jax.enable_x64(x64):
         head = heads.ArcFace(2, s=edge["s"], margin=edge["m"])
-        loss, gradients = jax.jit(mean_loss(head, jnp.array([[1.0, 0.0]])))(jnp.array(edge["x"]), jnp.array(edge["W"]))
+        loss, gradients = quick_jit(mean_loss(head, jnp.array([[1.0, 0.0]])))(
+            jnp.array(edge["x"]), jnp.array(edge["W"])
+        )
     assert 0 < float(loss) < 1e-11
     assert all(np.isfinite(g).all() for g in gradients)
 
 
 def test_arcface_of_a_zero_embedding_is_finite():
     head, label = heads.ArcFace(6), jnp.eye(6)
-    loss, gradients = mean_loss(head, label)(jnp.zeros((6, 4)), jnp.array(GOLDEN["W"]))
+    loss, gradients = quick_jit(mean_loss(head, label))(jnp.zeros((6, 4)), jnp.array(GOLDEN["W"]))
     assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients)
 
 
 def test_many_aligned_pairs_stay_finite():
     """In float32 the cosine of equal vectors exceeds 1 by rounding in a seventh of the cases."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 128)), jnp.float32)
-    loss, gradients = jax.jit(mean_loss(heads.ArcFace(64), jnp.eye(64)))(x, 3 * x)
+    loss, gradients = quick_jit(mean_loss(heads.ArcFace(64), jnp.eye(64)))(x, 3 * x)
     assert np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients)
 
 

@@ -1,4 +1,4 @@
-"""The embedded data set: layout, reproducibility, levels and difficulty."""
+"""The embedded data set: layout, determinism, sounds, and how hard it is for a score without a network."""
 
 import re
 import shutil

@@ -1,13 +1,13 @@
 """The embedded data set: sounds of four machines made from a seed, in the layout of DCASE 2023 Task 2.
 
     ROOT/MACHINE/train/section_00_source_train_normal_0000_spd_1100.wav
-    ROOT/MACHINE/test/section_00_target_test_anomaly_0003_spd_1480.wav
+    ROOT/MACHINE/test/section_00_target_test_anomaly_0003_spd_1400.wav
     ROOT/MACHINE/attributes_00.csv
 
 A machine has 64 source and 10 target clips to learn from and 20 test clips per domain and label, of 4 s. The domains
 differ in speed, load or rhythm, machine and factory noise are 5 to 7 dB apart, faults go from inaudible to plain.
-How hard it is, for a score that learns nothing: the distance to the nearest training clip in the log-mel spectrogram
-(128 bands, 1024/512), averaged over time and z-scored; AUC source, AUC target and pAUC for seed 0, then the same with
+How hard it is for a score without a network, the distance to the nearest training clip in the log-mel spectrogram
+(128 bands, 1024/512), averaged over time and z-scored: AUC source, AUC target and pAUC for seed 0, then the same with
 all clips brought to one level:
 
     bearing   0.83  0.65  0.63    0.86  0.73  0.72
