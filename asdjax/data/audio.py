@@ -24,7 +24,7 @@ import soundfile
 from rich import progress
 from rich.console import Console
 
-from asdjax.core import Clips, InputError, UsageError
+from asdjax.core import Clips, InputError, UsageError, cache_folder
 
 FORMAT = 1  # of the files in the cache; part of the fingerprint, so another format is never read as this one
 BLOCK = 256  # clips decoded ahead of the writer: a slow disk must not fill the memory
@@ -84,8 +84,7 @@ def bank(
         raise InputError("no clips to decode, expected at least one")
     paths, settings = [os.path.abspath(p) for p in clips.path], (sample_rate, n, length, channel, resample)
     name = fingerprint(paths, settings)
-    base = os.environ.get("ASDJAX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "asdjax"
-    path = Path(cache or base).expanduser() / "banks" / f"{name}.npy"
+    path = Path(cache or cache_folder()).expanduser() / "banks" / f"{name}.npy"
     if os.path.exists(path):
         try:
             return load(path)
