@@ -34,7 +34,7 @@ def tune_malloc() -> bool:
     except OSError:
         return False
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8
-    settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 << 20))
+    settings = ((arena_max, 1), (mmap_max, 0), (trim_threshold, -1), (top_pad, 256 << 20))
     return all(libc.mallopt(name, value) for name, value in settings)
 
 

@@ -103,9 +103,9 @@ def check(config: Mapping[str, Any]) -> None:
     heard, expected = config["frontend"].get("sample_rate"), config["data"]["sample_rate"]
     if heard not in (None, expected):
         raise UsageError(f"config.frontend.sample_rate is {heard} Hz, but config.data.sample_rate {expected} Hz")
-    for name in ("steps", "batch_size", "chunk", "checkpoint_every"):
-        if config["train"][name] < 1:
-            raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least 1")
+    for name, least in (("steps", 1), ("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1)):
+        if config["train"][name] < least:
+            raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least {least}")
     evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
     train.make(config, n_classes=2)
 

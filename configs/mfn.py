@@ -61,7 +61,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train = dict(
         steps=160,  # our choice: two minutes on two cores
         batch_size=64,
-        chunk=8,  # steps per compiled call
+        chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
         checkpoint_every=40,  # steps
     )
     config.score = dict(

@@ -123,15 +123,18 @@ def fill(path, leaf, gain):
             return np.full(leaf.shape, 0.25)
 
 
-def filled(name, batch, dtype):
-    """(variables, x (B, L, F)) of a golden network."""
-    net, golden = BUILD[name], NETS[name]
-    _, stem_h, stem_w = golden["eval_stages"][0]["shape"]
+def units(name, batch):
+    """The input (B, L, F) of a golden network."""
+    _, stem_h, stem_w = NETS[name]["eval_stages"][0]["shape"]
     h, w = 2 * stem_h, 2 * stem_w
-    x = (2 * u(np.arange(batch * h * w) + 1000003)).reshape(batch, h, w).swapaxes(1, 2)
-    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(x.shape), False))
-    variables = jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path, leaf, golden["gain"]), variables)
-    return jax.tree.map(lambda a: jnp.asarray(a, dtype), (variables, x))
+    return (2 * u(np.arange(batch * h * w) + 1000003)).reshape(batch, h, w).swapaxes(1, 2)
+
+
+@functools.cache
+def weights(name):
+    """The variables of a golden network, in float64."""
+    shapes = jax.eval_shape(lambda: BUILD[name].init(jax.random.key(0), jnp.zeros(units(name, 1).shape), False))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path, leaf, NETS[name]["gain"]), shapes)
 
 
 def test_the_hash_is_the_one_of_the_golden_file():
@@ -143,8 +146,7 @@ def test_the_hash_is_the_one_of_the_golden_file():
 def test_outputs_by_running_statistics(name):
     golden = NETS[name]
     with jax.enable_x64(True):
-        variables, x = filled(name, 2, jnp.float64)
-        out, stages, _ = quick_jit(lambda v, x: run(BUILD[name], v, x, False))(variables, x)
+        out, stages, _ = quick_jit(lambda v, x: run(BUILD[name], v, x, False))(weights(name), units(name, 2))
     for stage in golden["eval_stages"]:
         if stage["stage"] == "avgpool":  # a mean, which no module of ours holds
             continue
@@ -162,17 +164,17 @@ def test_outputs_by_running_statistics(name):
 def test_outputs_by_batch_statistics(name):
     golden = NETS[name]
     with jax.enable_x64(True):
-        variables, x = filled(name, 4, jnp.float64)
-        out, _ = quick_jit(lambda v, x: BUILD[name].apply(v, x, True, mutable=["batch_stats"]))(variables, x)
+        function = quick_jit(lambda v, x: BUILD[name].apply(v, x, True, mutable=["batch_stats"]))
+        out, _ = function(weights(name), units(name, 4))
     np.testing.assert_allclose(out[0, :8], golden["train_embedding_row0_first8"], rtol=0, atol=1e-8)
     np.testing.assert_allclose(np.linalg.norm(out, axis=1), golden["train_norms"], rtol=0, atol=1e-8)
 
 
 def test_float32_keeps_five_digits():
-    golden = NETS["jless_mfn_logmel_128x64"]
-    variables, x = filled("jless_mfn_logmel_128x64", 2, jnp.float32)
-    out = quick_jit(lambda v, x: BUILD["jless_mfn_logmel_128x64"].apply(v, x, False))(variables, x)
-    reference = np.array(golden["eval_embedding_row0_first8"])
+    name = "jless_mfn_logmel_128x64"
+    variables, x = jax.tree.map(np.float32, (weights(name), units(name, 2)))
+    out = quick_jit(lambda v, x: BUILD[name].apply(v, x, False))(variables, x)
+    reference = np.array(NETS[name]["eval_embedding_row0_first8"])
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out[0, :8], reference, rtol=0, atol=1e-5 * np.abs(reference).max())
 

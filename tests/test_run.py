@@ -152,7 +152,7 @@ def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog
     [
         ({"train.stps": 3}, r"config.train has unknown keys \['stps'\]; there is: batch_size"),
         ({"backbone.rows": ((1, 2),), "backbone.colour": "red"}, "MobileFaceNet.*colour"),
-        ({"train.batch_size": 0}, "at least 1"),
+        ({"train.batch_size": 1}, "at least 2"),
         ({"data.year": "1999"}, "1999.*2020"),
         ({"frontend.sample_rate": 8000}, "8000.*4000"),
     ],
