@@ -66,8 +66,7 @@ def make_chunk(system: System, mesh: Mesh):
             batch = jax.lax.with_sharding_constraint(batch, split)
             return system.update(state, jax.random.fold_in(key, state.step), batch)
 
-        # a single step stays out of a loop: XLA:CPU spreads a loop's body over the cores badly, half as fast again
-        return jax.lax.scan(step, state, rows, unroll=len(rows) == 1)
+        return jax.lax.scan(step, state, rows)
 
     return jax.jit(chunk, donate_argnums=0, out_shardings=whole)
 
@@ -95,7 +94,7 @@ def train(
         init_batch: a batch for `System.init`.
         folder: gets metrics.jsonl and checkpoints/.
         steps: optimizer steps.
-        chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be a brake.
+        chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be the brake.
         checkpoint_every: steps between checkpoints (at chunk borders; the last step always has one).
         seed: of the network, the batches and the augmentations.
         mesh: the devices.

@@ -42,13 +42,13 @@ def test_depthwise_formulations_agree(shape, size, stride):
 
         return quick_jit(function)(x, kernel, weights)
 
-    y, dx, dkernel = value_and_gradients(layers.depthwise_conv)
+    y, dx, dkernel = value_and_gradients(layers.conv_grouped)
     np.testing.assert_allclose(y, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
     for found, expected in zip(value_and_gradients(layers.depthwise), (y, dx, dkernel), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("form", [layers.depthwise_conv, layers.depthwise_shifted])
+@pytest.mark.parametrize("form", [layers.conv_grouped, layers.depthwise_shifted])
 def test_weights_that_only_see_padding_get_no_gradient(form):
     """On a map of width 1 the outer columns of a 3x3 kernel lie on zeros: true zeros in training, not a fault."""
     gradient = quick_jit(jax.grad(lambda kernel, x: jnp.sum(form(x, kernel, 1) ** 2)))
@@ -74,11 +74,25 @@ def test_pointwise_is_a_1x1_convolution():
     np.testing.assert_allclose(layers.pointwise(x, kernel), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride, channels", [(2, 1), (1, 3)])
+def test_conv_as_a_product_agrees_with_the_convolution(stride, channels):
+    x, kernel = normal(2, 9, 6, channels), normal(3, 3, channels, 4)
+    weights = normal(2, -(-9 // stride), -(-6 // stride), 4)
+
+    def value_and_gradients(form):
+        y, vjp = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
+        return y, *vjp(weights)
+
+    found, expected = value_and_gradients(layers.conv), value_and_gradients(layers.conv_grouped)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 def test_conv3x3_pads_both_sides():
     """A kernel with one 1 in its middle keeps the even rows and columns; 'SAME' would keep the odd ones."""
     kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
     x = normal(1, 6, 4, 1)
-    y = layers.Conv3x3(1, stride=2).apply({"params": {"Conv_0": {"kernel": kernel}}}, x)
+    y = layers.Conv3x3(1, stride=2).apply({"params": {"kernel": kernel}}, x)
     np.testing.assert_array_equal(y, x[:, ::2, ::2])
 
 

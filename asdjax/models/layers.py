@@ -44,17 +44,43 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         (B, (H - 1) // stride + 1, (W - 1) // stride + 1, C).
     """
     return lax.platform_dependent(
-        x, kernel, cpu=lambda x, w: depthwise_shifted(x, w, stride), default=lambda x, w: depthwise_conv(x, w, stride)
+        x, kernel, cpu=lambda x, w: depthwise_shifted(x, w, stride), default=lambda x, w: conv_grouped(x, w, stride)
     )
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """`depthwise` as a grouped convolution."""
+def conv_grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`conv`, or `depthwise` where the kernel is (k, k, 1, C) for C > 1 channels, as XLA's convolution."""
     pad = [(k // 2, k // 2) for k in kernel.shape[:2]]
-    numbers = ("NHWC", "HWIO", "NHWC")
+    numbers, groups = ("NHWC", "HWIO", "NHWC"), x.shape[-1] // kernel.shape[2]
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pad, dimension_numbers=numbers, feature_group_count=x.shape[-1]
+        x, kernel, (stride, stride), pad, dimension_numbers=numbers, feature_group_count=groups
     )
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Dense convolution with k // 2 zeros on every side.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (k, k, C, C'), k odd.
+        stride: of both axes.
+
+    Returns:
+        (B, (H - 1) // stride + 1, (W - 1) // stride + 1, C').
+    """
+    return lax.platform_dependent(
+        x, kernel, cpu=lambda x, w: conv_product(x, w, stride), default=lambda x, w: conv_grouped(x, w, stride)
+    )
+
+
+def conv_product(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`conv` as one matrix product over the k * k shifted maps side by side.
+
+    For the few channels of a stem. Whether XLA:CPU finds its fast kernel for the kernel gradient of a convolution hangs
+    on the layout around it: within a loop it does not, and that one gradient then is a third of the step.
+    """
+    shifted = jnp.concatenate([tap for _, _, tap in _taps(_pad(x, kernel), kernel, stride)], axis=-1)
+    return pointwise(shifted, kernel.reshape(-1, kernel.shape[-1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -146,8 +172,7 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        pad = ((1, 1), (1, 1))
-        return nn.Conv(self.features, (3, 3), self.stride, pad, use_bias=False, kernel_init=KERNEL_INIT)(x)
+        return conv(x, self.param("kernel", KERNEL_INIT, (3, 3, x.shape[-1], self.features)), self.stride)
 
 
 class PReLU(nn.Module):
