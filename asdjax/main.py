@@ -25,9 +25,15 @@ _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config with 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with a user's mistake told in a line instead of a traceback."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.lock()  # a config that failed to load says so when it is first touched
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        places = [line.strip() for line in lines if line.startswith("  File ")]
+        # an error within a config file comes as a whole traceback: its last line and last place tell what is wrong
+        print(f"error: {lines[-1]} ({places[-1]})" if places else f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -221,9 +221,9 @@ def _fitted_quantile(scores: np.ndarray, q: float) -> tuple[float, str]:
     except (ValueError, RuntimeError, FloatingPointError) as error:  # scipy's FitError is a RuntimeError
         return np.nan, f"gamma fit failed ({error})"
     if shape < 1:
-        return threshold, f"gamma fit has shape {shape:.3g} < 1"
+        return threshold, "gamma fit has a shape below 1"
     inside = scores.min() <= threshold <= scores.max()
-    return threshold, "" if inside else f"gamma fit has its quantile {threshold:.4g} outside the scores"
+    return threshold, "" if inside else "gamma fit has its quantile outside the scores"
 
 
 def _protocol(year: int | str, domain: np.ndarray) -> str:

@@ -104,7 +104,11 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str) -> tuple[list[R
     if not (scores["label"][test] >= 0).any():
         return [], [f"none of {test.sum()} scores of test clips has a label: no metrics"]
     limits = thresholds(scores)
-    rows, notes = [], [f"{key[0]} member {key[1]}, {key[2]}: {note}" for key, (_, note) in limits.items() if note]
+    rows, unusual = [], {}
+    for (scorer, member, machine), (_, note) in limits.items():
+        if note:
+            unusual.setdefault(note, []).append(f"{scorer} {machine}" + (f" (member {member})" if member else ""))
+    notes = [f"{note}: {', '.join(found)}" for note, found in unusual.items()]
     loudness = {}
     for member in np.unique(scores["member"][scores["scorer"] == RMS]):
         table = _table(scores, test & (scores["scorer"] == RMS) & (scores["member"] == member))

@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -50,11 +51,11 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     began = time.perf_counter()
     check(config)
     workdir = Path(workdir)
-    claim(workdir, config)
+    check_folder(workdir, config)
     mesh = parallel.data_mesh()
     parallel.check_batch(mesh, config["train"]["batch_size"])
     clips, store, level = load(config["data"])
-    claim_data(workdir, clips)
+    claim(workdir, config, clips, store.gain, level)
     columns = []
     for name, own in classes.groups(clips, config["data"]["group_by"]):
         if not (own & clips.is_test).any():
@@ -70,6 +71,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         scorers = config["score"]["scorers"]
         for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
             columns.append(score_columns(scorer, clips[rows], scores))
+    if not columns:
+        raise InputError(f"{config['data']['root']}: no test clips to score; expected MACHINE/test/*.wav")
     scores = results.concatenate(columns)
     for selection in config["score"]["selections"]:
         scores = results.concatenate([scores, results.select(scores, **selection)])
@@ -110,14 +113,9 @@ def check(config: Mapping[str, Any]) -> None:
     train.make(config, n_classes=2)
 
 
-def claim(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Writes config.json and environment.json, or checks that the folder belongs to this config (`score` may change).
-
-    Raises:
-        UsageError: the folder holds a run of another config; the message names the keys that differ.
-    """
+def check_folder(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises UsageError where the folder holds a run of another config (but for `score`), naming what differs."""
     file = workdir / "config.json"
-    mine = json.loads(json.dumps(config))
     if file.exists():
         try:
             old = json.loads(file.read_text())
@@ -125,14 +123,34 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{file}: not a config of this program ({error}); delete the folder or take another"
             ) from error
-        before, after = flatten(old), flatten(mine)
+        before, after = flatten(old), flatten(json.loads(json.dumps(config)))
         differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
         lasting = [k for k in differing if not k.startswith("score.") and k != "data.cache"]
         if lasting:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)
             raise UsageError(f"{workdir} holds a run of another config: {changes}. Take another --workdir or delete it")
+
+
+def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.ndarray) -> None:
+    """Writes config.json, data.json and environment.json; only now, so that a mistyped folder of data claims nothing.
+
+    Raises:
+        UsageError: the recordings are not those that the run in this folder began with.
+    """
+    names = "\n".join(f"{m}/{s}/{Path(p).name}" for m, s, p in zip(clips.machine, clips.split, clips.path, strict=True))
+    digest = hashlib.blake2b(names.encode(), digest_size=16)
+    for array in sound:  # levels change where the sound does
+        digest.update(array.tobytes())
+    data = {"clips": len(clips), "hash": digest.hexdigest()}
+    file = workdir / "data.json"
+    if file.exists() and (old := json.loads(file.read_text())) != data:
+        raise UsageError(
+            f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
+            "take another --workdir or delete it"
+        )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(file, mine)
+    write_json(workdir / "config.json", config)
+    write_json(file, data)
     versions = {p: metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy", "librosa", "scikit-learn")}
     environment = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -196,27 +214,17 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
     return clips, Store(bank.wave, audio.gain(bank, data["level"]), {}), audio.loudness(bank, data["level"])
 
 
-def claim_data(workdir: Path, clips: Clips) -> None:
-    """Raises UsageError where the recordings are not those that the run in this folder began with."""
-    file = workdir / "data.json"
-    names = "\n".join(f"{m}/{s}/{Path(p).name}" for m, s, p in zip(clips.machine, clips.split, clips.path, strict=True))
-    mine = {"clips": len(clips), "names_hash": hashlib.blake2b(names.encode(), digest_size=16).hexdigest()}
-    if file.exists() and (old := json.loads(file.read_text())) != mine:
-        raise UsageError(
-            f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
-            "take another --workdir or delete it"
-        )
-    write_json(file, mine)
-
-
 def embeddings(
     config, folder: Path, clips: Clips, store: Store, labels, rows: np.ndarray, mesh
 ) -> dict[str, np.ndarray]:
     """embed's dict over the clips `rows`: read where a finished run left it, else from a network trained now."""
     file = folder / "embeddings" / "embeddings.npz"
     if file.exists():
-        with np.load(file, allow_pickle=False) as stored:
-            return dict(stored)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            logging.warning("%s cannot be read (%s): embedding anew", file, error)
     name = folder.name
     system = train.make(config, len(labels.names))
     settings = config["train"]
@@ -285,12 +293,15 @@ def reporter(text: str) -> Iterator:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        last = [0.0, time.monotonic()]
+        first, last = [], [0.0, time.monotonic()]
 
         def line(done, total, text):
-            if done == total or done / total - last[0] >= 0.1 or time.monotonic() - last[1] > 20:
-                last[:] = done / total, time.monotonic()
-                logging.info("%s  (%d %%)", text, 100 * done // total)
+            now = time.monotonic()
+            first[:] = first or [done, now]  # the first call holds the compilation, which says nothing of the rest
+            if done == total or done / total - last[0] >= 0.1 or now - last[1] > 20:
+                last[:] = done / total, now
+                left = (now - first[1]) / max(done - first[0], 1) * (total - done)
+                logging.info("%s  (%d %%, %.0f s left)", text, 100 * done // total, left)
 
         yield line
         return

@@ -138,13 +138,21 @@ def test_other_recordings_in_the_same_folder_are_refused(finished, data):
 
 
 def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog):
-    """One section each: the label falls back to the attributes, aloud."""
+    """One section: the label falls back to the attributes, aloud. Evaluation clips without labels are only scored."""
+    for part, split in (("dev_data", "train"), ("eval_data", "test")):
+        (tmp_path / part / "fan" / split).mkdir(parents=True)
+    for file in (data / "fan" / "train").iterdir():
+        (tmp_path / "dev_data" / "fan" / "train" / file.name).symlink_to(file)
+    for i, file in enumerate(sorted((data / "fan" / "test").iterdir())):
+        (tmp_path / "eval_data" / "fan" / "test" / f"section_00_{i:04d}.wav").symlink_to(file)
+    changes = {"data.group_by": "machine", "data.label": "section", "data.test_on": "eval", "train.steps": 2}
     with caplog.at_level("INFO"):
-        run.run(
-            settings(data, **{"data.group_by": "machine", "data.label": "section", "train.steps": 2}), tmp_path / "r"
-        )
-    assert "fan: " in caplog.text and "attribute" in caplog.text
-    assert {p.name for p in (tmp_path / "r" / "groups").iterdir()} == {"fan", "pump"}
+        rows = run.run(settings(tmp_path, **changes), tmp_path / "r")
+    assert "fan: data.label='section' leaves one class" in caplog.text and "attribute" in caplog.text
+    assert rows == [] and "no metrics" in caplog.text
+    assert {p.name for p in (tmp_path / "r" / "groups").iterdir()} == {"fan"}
+    handed_in = (tmp_path / "r/submission/knn/anomaly_score_fan_section_00_test.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in handed_in] == [f"section_00_{i:04d}.wav" for i in range(16)]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,8 @@ def call(*flags, cwd=ROOT):
         (("--config=configs/none.py",), 2, "configs/none.py"),
         (("--config=configs/mfn.py:1999",), 2, "no such variant; there is: 2020"),
         (("--config=configs/mfn.py", "--config.train.stps=3"), 2, "stps"),
-        (("--config=configs/mfn.py", "--config.data.root=/not/there"), 1, "/not/there"),
+        (("--config=configs/mfn.py", "--config.data.root=/not/there"), 2, "/not/there"),
+        (("--config=configs/mfn.py", "--config.data.root=."), 1, "no machines"),
     ],
 )
 def test_mistakes_on_the_command_line(flags, code, message, tmp_path):
