@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax import evaluate, parallel, results, train
+from asdjax import evaluate, parallel, results, tables, train
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, sampling, synth
 from asdjax.data import labels as classes
@@ -89,7 +89,7 @@ def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
     rows, notes = results.summarise(scores, year)
     results.write_results(workdir / "results.csv", rows)
     results.write_submission(workdir / "submission", scores, year)
-    results.print_table(rows, year)
+    tables.print_tables(rows, year)
     return rows, notes
 
 

@@ -30,8 +30,9 @@ LAYERS = {
     "asdjax.train": 4,
     "asdjax.evaluate": 4,
     "asdjax.results": 4,
-    "asdjax.run": 5,
-    "asdjax.main": 6,
+    "asdjax.tables": 5,
+    "asdjax.run": 6,
+    "asdjax.main": 7,
 }
 # A package may import within itself; the pooling of units is shared by detectors and models.
 SIDEWAYS = {"asdjax.detectors": {"asdjax.pooling"}}

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from asdjax import metrics, results
+from asdjax import metrics, results, tables
 from asdjax.core import InputError, UsageError
 
 
@@ -231,8 +231,13 @@ def test_submission_without_labels_with_members_and_infinities(tmp_path):
 def test_select_per_domain_and_machine():
     scores = make(scorers=("lof", "knn", "std"), machines=("fan", "valve"))
     part = results.select(
-        scores, name="mix", source="lof", target="knn", by_machine={"valve": dict(source="std", target="std")}
+        scores,
+        name="mix",
+        source="lof",
+        target="knn",
+        by_machine={"valve": dict(source="std", target="std"), "not here": dict(source="lof", target="lof")},
     )
+    limits = results.thresholds(scores)
     assert set(part["scorer"]) == {"mix"} and len(part["score"]) == 2 * 2 * 36
     for machine, domain, scorer in (
         ("fan", "source", "lof"), ("fan", "target", "knn"), ("valve", "source", "std"), ("valve", "target", "std"),
@@ -241,8 +246,10 @@ def test_select_per_domain_and_machine():
             (s["machine"] == machine) & (s["domain"] == domain) & (s["scorer"] == name)
             for s, name in ((part, "mix"), (scores, scorer))
         )
-        for column in ("file", "split", "label", "score"):
+        for column in ("file", "split", "label"):
             np.testing.assert_array_equal(part[column][mine], scores[column][theirs])
+        own = limits[scorer, 0, machine][0] if machine == "fan" else 0  # one threshold must fit lof and knn
+        np.testing.assert_array_equal(part["score"][mine], scores["score"][theirs] - own)
     both = results.concatenate([scores, part])
     found, _ = results.summarise(both, 2021)
     for domain, scorer in (("source", "lof"), ("target", "knn")):
@@ -255,7 +262,7 @@ def test_select_refuses_what_is_not_there():
     for bad in (
         dict(name="near", source="near", target="far"),
         dict(name="mix", source="near", target="nearer"),
-        dict(name="mix", source="near", target="far", by_machine={"slider": dict(source="near", target="far")}),
+        dict(name="mix", source="near", target="far", by_machine={"fan": dict(source="near", target="further")}),
     ):
         with pytest.raises(UsageError, match="the name must be new"):
             results.select(scores, **bad)
@@ -268,7 +275,7 @@ def printed(rows, year) -> str:
     from rich.console import Console
 
     console = Console(width=80, file=io.StringIO(), color_system=None)
-    results.print_table(rows, year, console=console)
+    tables.print_tables(rows, year, console=console)
     return console.file.getvalue()
 
 
