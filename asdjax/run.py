@@ -1,30 +1,23 @@
-"""A run: the folder it lives in, and the way from a config to scores and results."""
+"""A run: the way from a config to scores and results."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import logging
 import os
-import platform
-import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from asdjax import evaluate, parallel, results, tables, train
+from asdjax import evaluate, parallel, results, rundir, tables, train
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, sampling, synth
 from asdjax.data import labels as classes
 from asdjax.data.feed import Store
+from asdjax.progress import reporter
 
 KEYS = {
     "": "backbone cut data feature_ops frontend head optim score seed system train wave_ops",
@@ -51,11 +44,11 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     began = time.perf_counter()
     check(config)
     workdir = Path(workdir)
-    check_folder(workdir, config)
+    rundir.check(workdir, config)
     mesh = parallel.data_mesh()
     parallel.check_batch(mesh, config["train"]["batch_size"])
     clips, store, level = load(config["data"])
-    claim(workdir, config, clips, store.gain, level)
+    rundir.claim(workdir, config, clips, store.gain, level)
     columns = []
     for name, own in classes.groups(clips, config["data"]["group_by"]):
         if not (own & clips.is_test).any():
@@ -111,75 +104,6 @@ def check(config: Mapping[str, Any]) -> None:
             raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least {least}")
     evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
     train.make(config, n_classes=2)
-
-
-def check_folder(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises UsageError where the folder holds a run of another config (but for `score`), naming what differs."""
-    file = workdir / "config.json"
-    if file.exists():
-        try:
-            old = json.loads(file.read_text())
-        except ValueError as error:
-            raise InputError(
-                f"{file}: not a config of this program ({error}); delete the folder or take another"
-            ) from error
-        before, after = flatten(old), flatten(json.loads(json.dumps(config)))
-        differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
-        lasting = [k for k in differing if not k.startswith("score.") and k != "data.cache"]
-        if lasting:
-            changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)
-            raise UsageError(f"{workdir} holds a run of another config: {changes}. Take another --workdir or delete it")
-
-
-def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.ndarray) -> None:
-    """Writes config.json, data.json and environment.json; only now, so that a mistyped folder of data claims nothing.
-
-    Raises:
-        UsageError: the recordings are not those that the run in this folder began with.
-    """
-    names = "\n".join(f"{m}/{s}/{Path(p).name}" for m, s, p in zip(clips.machine, clips.split, clips.path, strict=True))
-    digest = hashlib.blake2b(names.encode(), digest_size=16)
-    for array in sound:  # levels change where the sound does
-        digest.update(array.tobytes())
-    data = {"clips": len(clips), "hash": digest.hexdigest()}
-    file = workdir / "data.json"
-    if file.exists() and (old := json.loads(file.read_text())) != data:
-        raise UsageError(
-            f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
-            "take another --workdir or delete it"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", config)
-    write_json(file, data)
-    versions = {p: metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy", "librosa", "scikit-learn")}
-    environment = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        "versions": {"asdjax": metadata.version("asdjax"), **versions},
-    }
-    write_json(workdir / "environment.json", environment)
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}, 'c': [2]} -> {'a.b': 1, 'c[0]': 2}"""
-    if isinstance(tree, dict):
-        items = [(f"{prefix}.{k}" if prefix else k, v) for k, v in tree.items()]
-    elif isinstance(tree, list):
-        items = [(f"{prefix}[{i}]", v) for i, v in enumerate(tree)]
-    else:
-        return {prefix: tree}
-    return {k: v for key, value in items for k, v in flatten(value, key).items()}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
@@ -283,35 +207,3 @@ def score_columns(scorer: str, clips: Clips, scores: np.ndarray) -> dict[str, np
         "label": clips.is_anomaly,
         "score": scores[known],
     }
-
-
-@contextlib.contextmanager
-def reporter(text: str) -> Iterator:
-    """Progress on stderr: yields report(done, total, text). A bar on a terminal, else a line every tenth or 20 s."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        first, last = [], [0.0, time.monotonic()]
-
-        def line(done, total, text):
-            now = time.monotonic()
-            first[:] = first or [done, now]  # the first call holds the compilation, which says nothing of the rest
-            if done == total or done / total - last[0] >= 0.1 or now - last[1] > 20:
-                last[:] = done / total, now
-                left = (now - first[1]) / max(done - first[0], 1) * (total - done)
-                logging.info("%s  (%d %%, %.0f s left)", text, 100 * done // total, left)
-
-        yield line
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)

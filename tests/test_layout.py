@@ -30,6 +30,8 @@ LAYERS = {
     "asdjax.train": 4,
     "asdjax.evaluate": 4,
     "asdjax.results": 4,
+    "asdjax.progress": 1,
+    "asdjax.rundir": 4,
     "asdjax.tables": 5,
     "asdjax.run": 6,
     "asdjax.main": 7,

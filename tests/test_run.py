@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import tiny
 
-from asdjax import run
+from asdjax import run, rundir
 from asdjax.core import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -210,7 +210,7 @@ def test_every_config_builds(file):
 
 
 def test_flatten():
-    assert run.flatten({"a": {"b": 1}, "c": [2, {"d": 3}], "e": []}) == {"a.b": 1, "c[0]": 2, "c[1].d": 3}
+    assert rundir.flatten({"a": {"b": 1}, "c": [2, {"d": 3}], "e": []}) == {"a.b": 1, "c[0]": 2, "c[1].d": 3}
 
 
 def test_devices_are_those_of_the_environment(finished):

@@ -1,0 +1,88 @@
+"""The folder of a run: whose it is, and what it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from asdjax.core import Clips, InputError, UsageError
+
+
+def check(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises UsageError where the folder holds a run of another config (but for `score`), naming what differs."""
+    file = workdir / "config.json"
+    if file.exists():
+        try:
+            old = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(
+                f"{file}: not a config of this program ({error}); delete the folder or take another"
+            ) from error
+        before, after = flatten(old), flatten(json.loads(json.dumps(config)))
+        differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
+        lasting = [k for k in differing if not k.startswith("score.") and k != "data.cache"]
+        if lasting:
+            changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)
+            raise UsageError(f"{workdir} holds a run of another config: {changes}. Take another --workdir or delete it")
+
+
+def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.ndarray) -> None:
+    """Writes config.json, data.json and environment.json; only now, so that a mistyped folder of data claims nothing.
+
+    Raises:
+        UsageError: the recordings are not those that the run in this folder began with.
+    """
+    names = "\n".join(f"{m}/{s}/{Path(p).name}" for m, s, p in zip(clips.machine, clips.split, clips.path, strict=True))
+    digest = hashlib.blake2b(names.encode(), digest_size=16)
+    for array in sound:  # levels change where the sound does
+        digest.update(array.tobytes())
+    data = {"clips": len(clips), "hash": digest.hexdigest()}
+    file = workdir / "data.json"
+    if file.exists() and (old := json.loads(file.read_text())) != data:
+        raise UsageError(
+            f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
+            "take another --workdir or delete it"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config)
+    write_json(file, data)
+    versions = {p: metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax", "numpy", "librosa", "scikit-learn")}
+    environment = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "versions": {"asdjax": metadata.version("asdjax"), **versions},
+    }
+    write_json(workdir / "environment.json", environment)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}, 'c': [2]} -> {'a.b': 1, 'c[0]': 2}"""
+    if isinstance(tree, dict):
+        items = [(f"{prefix}.{k}" if prefix else k, v) for k, v in tree.items()]
+    elif isinstance(tree, list):
+        items = [(f"{prefix}[{i}]", v) for i, v in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    return {k: v for key, value in items for k, v in flatten(value, key).items()}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
