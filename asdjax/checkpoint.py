@@ -33,8 +33,7 @@ def manager(folder: Path, *, keep: int = 2):
     """
     import orbax.checkpoint as ocp
 
-    # orbax logs each save, which would tear the progress line; and when it meets a damaged file, pages of asyncio's
-    # complaints follow the one error that `restore` reports
+    # orbax logs each save, which would tear the progress line, and of a damaged file asyncio logs page after page
     for name, level in (("absl", logging.WARNING), ("asyncio", logging.CRITICAL)):
         logging.getLogger(name).setLevel(max(level, logging.getLogger(name).level))
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
@@ -55,7 +54,7 @@ def save(checkpoints, state: TrainState) -> None:
 
 
 def restore(checkpoints, like: TrainState) -> TrainState | None:
-    """The newest sound checkpoint, or None where there is none.
+    """The newest sound checkpoint, or None where there is none. Newer ones that are damaged are deleted, to be redone.
 
     Args:
         checkpoints: an open `manager`.
@@ -68,7 +67,7 @@ def restore(checkpoints, like: TrainState) -> TrainState | None:
 
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-    failures = []
+    failures: dict[int, str] = {}
     for step in sorted(checkpoints.all_steps(), reverse=True):
         try:
             found = checkpoints.restore(step, args=args)
@@ -76,14 +75,13 @@ def restore(checkpoints, like: TrainState) -> TrainState | None:
                 raise ValueError("its content is not what was saved (hash differs)")
         except Exception as error:  # orbax and tensorstore raise a dozen types, bare Exception among them
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            failures.append(f"step {step}: {reason}")
+            failures[step] = reason
             logging.warning("checkpoint %s/%d cannot be used: %s", checkpoints.directory, step, reason)
             continue
+        for damaged in failures:  # else a damaged last step would count as saved
+            checkpoints.delete(damaged)
         return found["state"]
     if failures:
-        raise InputError(
-            f"{checkpoints.directory}: no usable checkpoint; "
-            + "; ".join(failures)
-            + ". Delete the folder to start over"
-        )
+        said = "; ".join(f"step {step}: {reason}" for step, reason in failures.items())
+        raise InputError(f"{checkpoints.directory}: no usable checkpoint; {said}. Delete the folder to start over")
     return None

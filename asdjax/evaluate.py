@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from asdjax import detectors, parallel
-from asdjax.core import Clips, Detector, System, TrainState, UsageError, build
+from asdjax.core import Clips, Detector, InputError, System, TrainState, UsageError, build
 from asdjax.data import feed
 
 FOLDS = 5
@@ -72,16 +74,17 @@ def fit_and_score_rows(clips: Clips, rows: np.ndarray, fit: str) -> list[tuple[n
         rows: (N,) bool, one section.
         fit: 'section': one detector on all training clips of the section. 'by_test_domain': clips of the source domain
             are scored by a detector fitted on source training clips, those of the target domain by one fitted on source
-            and target (Morita 2021, section 3.1). Training clips without a domain count as source.
+            and target (Morita 2021, section 3.1); where there are no source training clips, both by the latter.
+            Training clips without a domain count as source.
     """
     train = rows & clips.is_train
     if not train.any():  # a section that only the test has: the machine's other sections are what is known of it
-        machine = clips.machine[rows][0]
-        train = clips.is_train & (clips.machine == machine)
+        train = clips.is_train & (clips.machine == clips.machine[rows][0])
     if fit == "section":
         return [(train, rows)]
     target = clips.domain == "target"
-    return [(train & ~target, rows & ~target), (train, rows & target)]
+    source = train & ~target
+    return [(source if source.any() else train, rows & ~target), (train, rows & target)]
 
 
 def scores_of_section(
@@ -90,7 +93,11 @@ def scores_of_section(
     """Scores (N,) of one section's clips (NaN elsewhere), and the fitted states.
 
     A training clip must not be its own neighbour, else its score says nothing about new normal clips: training clips
-    are scored by detectors fitted without their fold. Test clips are scored by the detector fitted on all.
+    are scored by detectors fitted without their fold. Where the rest is too few to fit on, they stay NaN. Test clips
+    are scored by the detector fitted on all.
+
+    Raises:
+        InputError: too few training clips for the detector.
     """
     out = np.full(len(is_train), np.nan)
     states = []
@@ -102,11 +109,11 @@ def scores_of_section(
 
     for train, rows in pairs:
         fit_on, test, own = (np.flatnonzero(m) for m in (train, rows & ~is_train, train & rows))
-        for fold in folds(len(own)):
-            rest = np.setdiff1d(fit_on, own[fold])
-            score(rest if len(rest) > 1 else fit_on, own[fold])  # one clip alone has no neighbourhood
         if len(test):
             states.append(score(fit_on, test))
+        for fold in folds(len(own)):
+            with contextlib.suppress(InputError):
+                score(np.setdiff1d(fit_on, own[fold]), own[fold])
     return out, states
 
 
@@ -136,10 +143,12 @@ def score_group(
         folder: gets detectors/SCORER/MACHINE_SECTION[_DOMAIN].npz, the fitted states.
 
     Yields:
-        (scorer, scores (N,) float64, NaN for clips of sections without test clips); last 'rms-only', the distance of a
+        (scorer, scores (N,) float64, NaN for clips of sections without test clips and for training clips that nothing
+        can be fitted without); last 'rms-only', the distance of a
         clip's level from the mean training level of its section, in dB: what loudness alone gives away.
     """
     is_target = clips.domain == "target"
+    shutil.rmtree(folder / "detectors", ignore_errors=True)  # those of other scorers, where these are scored anew
     for machine, section, rows in by_section(clips):
         if not (rows & clips.is_train).any():
             logging.warning(
@@ -150,7 +159,15 @@ def score_group(
         total = np.full(len(clips), np.nan)
         for machine, section, rows in by_section(clips):
             pairs = fit_and_score_rows(clips, rows, spec["fit"])
-            scores, states = scores_of_section(detector, e, pairs, clips.is_train, is_target)
+            where = f"scorer {spec['name']!r}, {machine} section {section}"
+            try:
+                scores, states = scores_of_section(detector, e, pairs, clips.is_train, is_target)
+            except InputError as error:
+                raise type(error)(f"{where}: {error}") from error
+            if (bad := rows & clips.is_test & np.isnan(scores)).any():
+                raise InputError(
+                    f"{where}: the score of {clips.path[bad][0]} is not a number (and {bad.sum() - 1} more)"
+                )
             total = np.where(np.isnan(scores), total, scores)
             save_states(folder / "detectors" / spec["name"], f"{machine}_{section}", states)
         yield spec["name"], total
@@ -171,9 +188,17 @@ def save_states(folder: Path, name: str, states: list[dict]) -> None:
 
 def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) -> None:
     """Raises UsageError for an unknown detector or fit rule, or a rule that the year's protocol forbids."""
+    for name, specs, needed, allowed in (
+        ("scorers", scorers, {"name", "fit", "detector"}, set()),
+        ("selections", selections, {"name", "source", "target"}, {"by_machine"}),
+    ):
+        for spec in specs:
+            if not needed <= set(spec) <= needed | allowed:
+                raise UsageError(f"score.{name}: found keys {sorted(spec)}, expected {sorted(needed | allowed)}")
     names = [spec["name"] for spec in scorers]
-    if len(set(names)) < len(names) or "rms-only" in names:
-        raise UsageError(f"score.scorers: names must differ from each other and from 'rms-only'; found {names}")
+    taken = [*names, *(selection["name"] for selection in selections), "rms-only"]
+    if not names or len(set(taken)) < len(taken):
+        raise UsageError(f"score: at least one scorer is needed, and names must differ; found {taken}")
     for spec in scorers:
         build(detectors, spec["detector"])
         if spec["fit"] not in ("section", "by_test_domain"):

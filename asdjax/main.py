@@ -32,8 +32,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         places = [line.strip() for line in lines if line.startswith("  File ")]
+        if isinstance(error, KeyError):
+            lines = [
+                f"a flag --config... names the value {lines[0]}, which the config does not have (try --print_config)"
+            ]
         # an error within a config file comes as a whole traceback: its last line and last place tell what is wrong
-        print(f"error: {lines[-1]} ({places[-1]})" if places else f"error: {error}", file=sys.stderr)
+        print(f"error: {lines[-1]} ({places[-1]})" if places else "error: " + "\n".join(lines), file=sys.stderr)
         sys.exit(2)
 
 
@@ -61,7 +65,7 @@ def main(argv: list[str]) -> int:
         from asdjax import run
 
         run.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir())
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except Preempted as stop:

@@ -9,6 +9,8 @@ from asdjax.core import UsageError
 
 def learning_rate(steps: int, lr: float, schedule: str, end: float, warmup: int) -> optax.Schedule:
     """Learning rate by step: linear from 0 over `warmup` steps, then 'constant', or 'cosine' down to `end`."""
+    if lr <= 0 or end < 0 or warmup < 0:
+        raise UsageError(f"optim: lr={lr}, end={end}, warmup={warmup}; expected lr > 0, the others at least 0")
     if schedule == "cosine":
         rest = optax.cosine_decay_schedule(lr, max(steps - warmup, 1), alpha=end / lr)
     elif schedule == "constant":

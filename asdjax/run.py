@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from asdjax import evaluate, parallel, results, rundir, tables, train
@@ -48,15 +50,11 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     mesh = parallel.data_mesh()
     parallel.check_batch(mesh, config["train"]["batch_size"])
     clips, store, level = load(config["data"])
+    check_shapes(config, store.wave.shape[1])
+    groups = list(labelled_groups(clips, config["data"]["group_by"], config["data"]["label"]))
     rundir.claim(workdir, config, clips, store.gain, level)
     columns = []
-    for name, own in classes.groups(clips, config["data"]["group_by"]):
-        if not (own & clips.is_test).any():
-            logging.info("%s: no test clips, hence no network of its own", name)
-            continue
-        labels = classes.class_labels(clips, own, config["data"]["label"])
-        if labels.note:
-            logging.info("%s: %s", name, labels.note)
+    for name, own, labels in groups:
         folder = workdir / "groups" / name
         rows = np.flatnonzero(own & (clips.is_train | clips.is_test))
         e = embeddings(config, folder, clips, store._replace(label={"class": labels.onehot}), labels, rows, mesh)
@@ -64,11 +62,10 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         scorers = config["score"]["scorers"]
         for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
             columns.append(score_columns(scorer, clips[rows], scores))
-    if not columns:
-        raise InputError(f"{config['data']['root']}: no test clips to score; expected MACHINE/test/*.wav")
     scores = results.concatenate(columns)
     for selection in config["score"]["selections"]:
         scores = results.concatenate([scores, results.select(scores, **selection)])
+    rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
     rows, notes = finish(workdir, scores, config["data"]["year"])
     for note in notes:
         logging.info("note: %s", note)
@@ -81,6 +78,7 @@ def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
     results.write_scores(workdir / "scores.csv", scores)
     rows, notes = results.summarise(scores, year)
     results.write_results(workdir / "results.csv", rows)
+    shutil.rmtree(workdir / "submission", ignore_errors=True)  # that of other scorers
     results.write_submission(workdir / "submission", scores, year)
     tables.print_tables(rows, year)
     return rows, notes
@@ -99,11 +97,56 @@ def check(config: Mapping[str, Any]) -> None:
     heard, expected = config["frontend"].get("sample_rate"), config["data"]["sample_rate"]
     if heard not in (None, expected):
         raise UsageError(f"config.frontend.sample_rate is {heard} Hz, but config.data.sample_rate {expected} Hz")
+    choices = {
+        "group_by": ("all", "machine", "machine_section"),
+        "label": tuple(classes.LEVELS),
+        "level": ("as_recorded", "rms"),
+        "length": ("tile", "pad", "crop"),
+        "test_on": ("dev", "eval"),
+    }
+    for name, known in choices.items():
+        if config["data"][name] not in known:
+            raise UsageError(f"config.data.{name} is {config['data'][name]!r}; there is: {', '.join(known)}")
+    if config["seed"] < 0:
+        raise UsageError(f"config.seed is {config['seed']}; it must be at least 0")
     for name, least in (("steps", 1), ("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1)):
         if config["train"][name] < least:
             raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least {least}")
     evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
     train.make(config, n_classes=2)
+
+
+def check_shapes(config: Mapping[str, Any], samples: int) -> None:
+    """Raises UsageError for parts that do not fit together or to clips of so many samples, before anything is run."""
+    system = train.make(config, n_classes=2)
+    wave = jax.ShapeDtypeStruct((2, samples), np.float32)
+    batch = {"wave": wave, "label": {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}}
+    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    if system.update is not None:
+        jax.eval_shape(system.update, state, jax.random.key(0), batch)
+    jax.eval_shape(system.embed, state, wave)
+
+
+def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[tuple[str, np.ndarray, classes.Labels]]:
+    """(name, own (N,) bool, labels) of each group that has something to score; says what was made of the labels.
+
+    Raises:
+        InputError: a group that cannot learn, or none to score.
+    """
+    found = classes.groups(clips, group_by)
+    if not clips.is_test.any():
+        raise InputError("no test clips to score; expected MACHINE/test/*.wav")
+    for name, own in found:
+        if not (own & clips.is_test).any():
+            logging.info("%s: no test clips, hence no network of its own", name)
+            continue
+        try:
+            labels = classes.class_labels(clips, own, label)
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from error
+        if labels.note:
+            logging.info("%s: %s", name, labels.note)
+        yield name, own, labels
 
 
 def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
@@ -157,8 +200,8 @@ def embeddings(
     with reporter(f"{name}: compiling") as report:
 
         def on_chunk(step, stop, metrics, clips_per_s):
-            text = f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.2f}  {clips_per_s:.0f} clips/s"
-            report(step, stop, f"{name}: step {step}  {text}")
+            values = "  ".join(f"{k} {metrics[k]:.{n}f}" for k, n in (("loss", 3), ("accuracy", 2)) if k in metrics)
+            report(step, stop, f"{name}: step {step}  {values}  {clips_per_s:.0f} clips/s")
 
         state = train.train(
             system,
@@ -203,7 +246,7 @@ def score_columns(scorer: str, clips: Clips, scores: np.ndarray) -> dict[str, np
         "section": clips.section,
         "domain": clips.domain,
         "split": clips.split,
-        "file": np.array([Path(p).name for p in clips.path]),
+        "file": np.array(rundir.file_names(clips)),
         "label": clips.is_anomaly,
         "score": scores[known],
     }

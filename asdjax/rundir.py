@@ -18,9 +18,13 @@ import numpy as np
 
 from asdjax.core import Clips, InputError, UsageError
 
+SPLITS = ("train", "test", "source_test", "target_test")
+
 
 def check(workdir: Path, config: Mapping[str, Any]) -> None:
     """Raises UsageError where the folder holds a run of another config (but for `score`), naming what differs."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"--workdir: {workdir} is a file, expected a folder or nothing")
     file = workdir / "config.json"
     if file.exists():
         try:
@@ -31,7 +35,9 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
             ) from error
         before, after = flatten(old), flatten(json.loads(json.dumps(config)))
         differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
-        lasting = [k for k in differing if not k.startswith("score.") and k != "data.cache"]
+        # of these, none changes what was learnt: that the recordings are the same, `claim` sees
+        free = ("score.", "data.cache", "data.root", "data.ground_truth")
+        lasting = [k for k in differing if not k.startswith(free)]
         if lasting:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)
             raise UsageError(f"{workdir} holds a run of another config: {changes}. Take another --workdir or delete it")
@@ -43,17 +49,25 @@ def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.nda
     Raises:
         UsageError: the recordings are not those that the run in this folder began with.
     """
-    names = "\n".join(f"{m}/{s}/{Path(p).name}" for m, s, p in zip(clips.machine, clips.split, clips.path, strict=True))
+    names = "\n".join(
+        f"{m}/{s}/{name}" for m, s, name in zip(clips.machine, clips.split, file_names(clips), strict=True)
+    )
     digest = hashlib.blake2b(names.encode(), digest_size=16)
     for array in sound:  # levels change where the sound does
         digest.update(array.tobytes())
     data = {"clips": len(clips), "hash": digest.hexdigest()}
     file = workdir / "data.json"
-    if file.exists() and (old := json.loads(file.read_text())) != data:
-        raise UsageError(
-            f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
-            "take another --workdir or delete it"
-        )
+    if file.exists():
+        try:
+            old = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(f"{file}: not written by this program ({error}); delete the folder") from error
+        if old != data:
+            raise UsageError(
+                f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
+                "take another --workdir or delete it"
+            )
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", config)
     write_json(file, data)
@@ -68,6 +82,16 @@ def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.nda
         "versions": {"asdjax": metadata.version("asdjax"), **versions},
     }
     write_json(workdir / "environment.json", environment)
+
+
+def file_names(clips: Clips) -> list[str]:
+    """How results call each clip: its path below MACHINE/train or the like; plain clips may share a base name."""
+    names = []
+    for machine, path in zip(clips.machine.tolist(), clips.path.tolist(), strict=True):
+        parts = Path(path).parts
+        below = [i for i in range(1, len(parts) - 1) if parts[i - 1] == machine and parts[i] in SPLITS]
+        names.append("/".join(parts[below[-1] + 1 :]) if below else parts[-1])
+    return names
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -111,13 +111,13 @@ def train(
         return state
     chunk = chunk or (1 if jax.default_backend() == "cpu" else 8)
     run_chunk = make_chunk(system, mesh)
-    stop = steps + -steps % chunk
     terminated = []
     previous = signal.signal(signal.SIGTERM, lambda *_: terminated.append(True))
     checkpoints = checkpoint.manager(folder / "checkpoints")
     try:
         state = checkpoint.restore(checkpoints, state) or state
         start = int(state.step)
+        stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start:
             logging.info("%s: resumed at step %d of %d", folder, start, stop)
         saved = start
@@ -139,8 +139,11 @@ def train(
                     saved = step
                 if progress:
                     progress(step, stop, {k: float(v[-1]) for k, v in metrics.items()}, rows.size / seconds)
-                if terminated and step < stop:
-                    raise Preempted(f"stopped by SIGTERM at step {step} of {stop}; saved, the same command resumes")
+                if terminated:
+                    break
+        if terminated:
+            step = int(state.step)
+            raise Preempted(f"stopped by SIGTERM at step {step} of {stop}; saved, the same command resumes")
     finally:
         checkpoints.close()
         signal.signal(signal.SIGTERM, previous)
@@ -184,12 +187,13 @@ def check_finite(metrics: dict[str, np.ndarray], first: int, checkpoints) -> Non
 
 def collapse_warning(folder: Path, n_classes: int) -> str:
     """A sentence where the last steps show a collapsed network, as margin heads can end; '' where they do not."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[-20:]]
-    if not lines:
+    log = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()[-20:]] if log.exists() else []
+    if not lines or not {"embedding_cosine", "accuracy"} <= lines[0].keys():
         return ""
     cosine = float(np.mean([line["embedding_cosine"] for line in lines]))
     hit = float(np.mean([line["accuracy"] for line in lines]))
-    if cosine > 0.99 or hit <= 1.5 / n_classes:
+    if cosine > 0.99 or hit <= 1 / n_classes + 0.1 * (1 - 1 / n_classes):
         return (
             f"the network may have collapsed: over the last {len(lines)} steps class accuracy {hit:.2f} "
             f"({n_classes} classes), mean cosine between embeddings {cosine:.3f}. Train longer or lower the margin"

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from asdjax import evaluate, parallel
-from asdjax.core import Clips, Detector, System, UsageError
+from asdjax.core import Clips, Detector, InputError, System, UsageError
 
 # the distance of a clip's number to the nearest number it was fitted on: easy to follow by hand
 NEAREST = Detector(
@@ -53,6 +53,31 @@ def test_by_test_domain_fits_source_alone_and_both():
     scores, states = evaluate.scores_of_section(NEAREST, e, pairs, some.is_train, some.domain == "target")
     np.testing.assert_array_equal(scores, [1, 1, 2, 6, 6, 0])
     assert [len(s["x"]) for s in states] == [3, 4] and [int(s["targets"]) for s in states] == [0, 1]
+
+
+def test_too_few_training_clips(tmp_path):
+    """One clip: nothing is left to score it by, and what needs two says whose clips are too few."""
+    some = clips(["train", "test"], ["source"] * 2)
+    e = {"embedding": np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)[:, None]}
+    specs = tuple({"name": n, "fit": "section", "detector": {"name": n}} for n in ("knn", "lof"))
+    (_, scores), _ = evaluate.score_group(some, e, np.zeros(2), specs[:1], tmp_path)
+    np.testing.assert_allclose(scores, [np.nan, 1.0], atol=1e-6)
+    with pytest.raises(InputError, match=r"scorer 'lof', fan section 00: .*expected at least 2"):
+        list(evaluate.score_group(some, e, np.zeros(2), specs[1:], tmp_path))
+
+
+def test_a_score_that_is_not_a_number_is_told(tmp_path):
+    some = clips(["train", "train", "test"], ["source"] * 3)
+    e = {"embedding": np.array([[1.0, 0.0], [0.0, 1.0], [np.nan, 1.0]], np.float32)[:, None]}
+    spec = {"name": "near", "fit": "section", "detector": {"name": "knn"}}
+    with pytest.raises(InputError, match=r"scorer 'near', fan section 00: the score of 2.wav is not a number"):
+        list(evaluate.score_group(some, e, np.zeros(3), (spec,), tmp_path))
+
+
+def test_by_test_domain_without_source_clips_fits_on_all():
+    some = clips(["train", "train", "test"], ["target", "target", "source"])
+    (train, rows), _ = evaluate.fit_and_score_rows(some, np.ones(3, bool), "by_test_domain")
+    assert train.tolist() == [True, True, False] and rows.tolist() == [False, False, True]
 
 
 def test_by_section_keeps_sections_and_machines_apart():
@@ -106,6 +131,10 @@ def test_detectors_are_fitted_per_section_and_kept(tmp_path):
         ({"fit": "nonsense"}, "there is: section, by_test_domain"),
         ({"detector": {"name": "knm"}}, "no 'knm'"),
         ({"name": "rms-only"}, "names must differ"),
+        (
+            {"normalise": True},
+            r"found keys \['detector', 'fit', 'name', 'normalise'\], expected \['detector', 'fit', 'name'\]",
+        ),
     ],
 )
 def test_scorers_are_checked_before_data_is_read(change, message):

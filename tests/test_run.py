@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -127,6 +128,28 @@ def test_another_config_in_the_same_folder_is_refused(finished, data):
         run.run(settings(data, **{"optim.lr": 0.1, "seed": 1}), finished[0])
 
 
+def test_a_cut_longer_than_the_clips_claims_no_folder(data, tmp_path):
+    cut = {"name": "cut", "width": 1000, "hop": 8}
+    with pytest.raises(UsageError, match="fewer than one unit of width=1000"):
+        run.run(settings(data, cut=cut), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_may_move_and_truth_may_come_later(finished, data, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(data)
+    config = settings(data, **{"data.root": str(tmp_path / "elsewhere"), "data.ground_truth": ""})
+    rows = run.run(config, finished[0])
+    assert len(rows) == len(finished[1])
+    run.run(settings(data), finished[0])
+
+
+def test_plain_clips_of_one_name_are_told_apart(data):
+    clips = run.load(settings(data)["data"])[0]
+    paths = np.array(["/x/fan/test/normal/0.wav", "/x/fan/test/anomaly/0.wav", "/x/fan/train/1.wav"])
+    some = dataclasses.replace(clips[np.arange(3)], path=paths, machine=np.array(["fan"] * 3))
+    assert rundir.file_names(some) == ["normal/0.wav", "anomaly/0.wav", "1.wav"]
+
+
 def test_other_recordings_in_the_same_folder_are_refused(finished, data):
     late = data / "fan" / "test" / "section_00_source_test_normal_0099_spd_0.wav"
     soundfile.write(late, np.zeros(tiny.SR), tiny.SR)
@@ -161,6 +184,10 @@ def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog
         ({"train.stps": 3}, r"config.train has unknown keys \['stps'\]; there is: batch_size"),
         ({"backbone.rows": ((1, 2),), "backbone.colour": "red"}, "MobileFaceNet.*colour"),
         ({"train.batch_size": 1}, "at least 2"),
+        ({"data.label": "sektion"}, "'sektion'; there is: section, machine"),
+        ({"optim.lr": 0.0}, "lr > 0"),
+        ({"seed": -1}, "at least 0"),
+        ({"score.scorers": ()}, "at least one scorer"),
         ({"data.year": "1999"}, "1999.*2020"),
         ({"frontend.sample_rate": 8000}, "8000.*4000"),
     ],

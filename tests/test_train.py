@@ -13,7 +13,7 @@ import tiny
 import train_worker
 
 from asdjax import checkpoint, parallel, train
-from asdjax.core import InputError, UsageError
+from asdjax.core import InputError, Preempted, UsageError
 
 STEPS = 24
 
@@ -104,6 +104,16 @@ def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path):
 
 def test_steps_are_rounded_up_to_whole_chunks(tmp_path):
     assert int(train_worker.main(tmp_path, 3).step) == 4
+    assert int(train_worker.main(tmp_path, 4).step) == 4  # already there
+
+
+def test_sigterm_in_the_last_chunk_stops_too(tmp_path, monkeypatch):
+    """Else a run of several groups would go on to the next one."""
+    fake = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    monkeypatch.setattr(train_worker.time, "sleep", fake)  # the worker's progress callback
+    monkeypatch.setattr(train_worker, "CHUNK", 4)
+    with pytest.raises(Preempted, match="at step 4 of 4; saved"):
+        train_worker.main(tmp_path, 4)
 
 
 def test_damaged_checkpoints_are_told_and_passed_over(unbroken, tmp_path):
@@ -113,16 +123,27 @@ def test_damaged_checkpoints_are_told_and_passed_over(unbroken, tmp_path):
             checkpoint.save(kept, state.replace(step=jax.numpy.asarray(step, jax.numpy.int32)))
     data = max((tmp_path / "2").rglob("d/*"), key=lambda p: p.stat().st_size)
     spoiled = bytearray(data.read_bytes())
-    spoiled[len(spoiled) // 2] ^= 0xFF  # one flipped byte: orbax alone restores it without a word
+    for i in range(len(spoiled) // 4, 3 * len(spoiled) // 4):  # orbax alone may restore such without a word
+        spoiled[i] ^= 0x01
     data.write_bytes(spoiled)
     with checkpoint.manager(tmp_path) as kept:
         assert int(checkpoint.restore(kept, state).step) == 1
+        assert kept.all_steps() == [1]  # else the damaged one would pass for saved once step 2 is done again
     for file in (tmp_path / "1").rglob("d/*"):
         file.write_bytes(b"")
-    with checkpoint.manager(tmp_path) as kept, pytest.raises(InputError, match=r"no usable checkpoint; step 2.*step 1"):
+    with checkpoint.manager(tmp_path) as kept, pytest.raises(InputError, match=r"no usable checkpoint; step 1: "):
         checkpoint.restore(kept, state)
     with checkpoint.manager(tmp_path / "empty") as none:
         assert checkpoint.restore(none, state) is None
+
+
+def test_the_content_hash_sees_values_names_and_types():
+    tree = {"a": np.arange(3.0), "b": np.zeros(2, np.int32)}
+    same = checkpoint.content_hash({"b": np.zeros(2, np.int32), "a": np.arange(3.0)})
+    assert checkpoint.content_hash(tree) == same
+    others = [{**tree, "a": np.array([0.0, 1.0, 2.0 + 1e-15])}, {"c": tree["a"], "b": tree["b"]}]
+    others += [{**tree, "b": np.zeros(2, np.int64)}, {**tree, "b": np.zeros((2, 1), np.int32)}]
+    assert same not in {checkpoint.content_hash(other) for other in others}
 
 
 def test_collapse_is_told(tmp_path):

@@ -100,7 +100,7 @@ def class_labels(clips: Clips, own: np.ndarray, label: str) -> Labels:
     else:
         raise InputError(
             f"one class ({'/'.join(filter(None, classes[0]))}) in all training clips, expected at least two to tell "
-            "apart: add training clips of other machines or sections, or attributes in the file names"
+            "apart: add training clips of other machines or sections, or attributes in file names of the DCASE form"
         )
     number = {k: i for i, k in enumerate(classes)}
     seen = scope & (train if level == finest else train | clips.is_test)
