@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise ValueError(f"configs/mfn.py:{variant}: no such variant; there is: {', '.join(VARIANTS[1:])}")
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # our choice
     config.system = dict(
         name="classify",
         standardise="bins",  # our choice: zero padding of raw decibels would draw a bright border round each window
@@ -31,44 +31,71 @@ def get_config(variant: str = "") -> ConfigDict:
         train_on=("dev", "additional"),
         test_on="dev",
         ground_truth="",  # eval only: the official evaluator's folder
-        group_by="all",  # one network over all machines
-        label="machine_section_attribute",
+        group_by="all",  # our choice: one network over all machines, so that a data set of one section each works too
+        label="machine_section_attribute",  # our choice: the finest classes there are, as the recipes of 2023 to 2026
         level="as_recorded",  # or 'rms': every clip at one level, so that loudness cannot be what is learnt
-        sample_rate=16000,  # Hz
+        sample_rate=16000,  # Hz, of all DCASE sets
         resample=False,
         channel=0,  # 2026 has two: 0 is the near microphone
         seconds=0.0,  # 0: the longest clip
-        length="tile",  # shorter clips are repeated
+        length="tile",  # our choice: shorter clips are repeated
         cache="",  # '': the user's cache folder
     )
     config.frontend = dict(
-        name="log_mel", sample_rate=16000, win=1024, hop=512, n_mels=128
-    )  # as the official baselines
+        name="log_mel",
+        sample_rate=16000,  # Hz
+        win=1024,  # samples: as the official baselines, like the next two
+        hop=512,
+        n_mels=128,
+    )
     config.cut = dict(
-        name="cut", width=64, hop=32, at="frames", tail="align", start="any"
-    )  # 2 s windows, half overlapped
-    config.wave_ops = (dict(name="mixup", p=0.5, alpha=1.0),)  # the most helpful one in the recipes of 2024-2026
+        name="cut",
+        width=64,  # frames, 2 s: as the official MobileNetV2 baselines
+        hop=32,  # our choice: windows overlap by half when a clip is scored
+        at="frames",
+        tail="align",  # our choice: no sound of a clip goes unheard
+        start="any",  # our choice: more to learn from than the windows of the grid
+    )
+    config.wave_ops = (
+        dict(
+            name="mixup",  # our choice: standard in recipes since 2023
+            p=0.5,
+            alpha=1.0,  # even weights
+        ),
+    )
     config.feature_ops = ()
     config.backbone = dict(
-        name="MobileFaceNet",  # 993,280 parameters
-        rows=((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)),  # t, c, n, s: its paper
+        name="MobileFaceNet",  # 993,280 parameters; all sizes are those of its paper (Chen et al. 2018)
+        rows=((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)),  # t, c, n, s
         stem=64,
         features=512,
         embedding=128,
     )
-    config.head = dict(name="ArcFace", s=30.0, margin=0.5)
-    config.optim = dict(name="adam", lr=1e-3, schedule="cosine", end=1e-5, warmup=10)  # our choice
+    config.head = dict(
+        name="ArcFace",
+        s=30.0,  # our choice: the public MobileFaceNets with ArcFace on DCASE data
+        margin=0.5,  # radians: ditto
+    )
+    config.optim = dict(name="adam", lr=1e-3, schedule="cosine", end=1e-5, warmup=10)  # our choice: a short run
     config.train = dict(
         steps=160,  # our choice: two minutes on two cores, and the loss has levelled off
-        batch_size=32,  # our choice: windows
+        batch_size=32,  # our choice: windows, one of each clip drawn
         chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
-        checkpoint_every=40,  # steps
+        checkpoint_every=40,  # steps: half a minute
     )
     config.score = dict(
-        units=256,  # windows through the network at once
+        units=256,  # our choice: windows through the network at once, 1 GB
         scorers=(
-            dict(name="knn", fit="section", detector=dict(name="knn", k=1, metric="cosine", units="mean")),
-            dict(name="lof", fit="section", detector=dict(name="lof", n_neighbors=4, units="mean")),
+            dict(
+                name="knn",
+                fit="section",
+                detector=dict(name="knn", k=1, metric="cosine", units="mean"),  # as Morita 2021, section 2.3
+            ),
+            dict(
+                name="lof",
+                fit="section",
+                detector=dict(name="lof", n_neighbors=4, units="mean"),  # as Morita 2021, section 2.3
+            ),
         ),
         selections=(),
     )
