@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import soundfile
+from trees import MINI_ASD, needs_recordings
 
 from asdjax.data import __main__ as tool
 
@@ -205,8 +206,8 @@ def test_as_a_command(tmp_path):
     )
 
 
-@pytest.mark.skipif("ASDJAX_MINI_ASD" not in os.environ, reason="ASDJAX_MINI_ASD names no folder of recordings")
+@needs_recordings
 def test_real_recordings(capsys):
-    code, out, _ = run(capsys, os.environ["ASDJAX_MINI_ASD"], "--year", 2023)
+    code, out, _ = run(capsys, MINI_ASD, "--year", 2023)
     assert code == 0 and "369 clips, problems: none" in out
     assert ["valve", "00", "test", "target", "50", "25", "10.0", "16000", "1"] in cells(out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import touch, write
+from trees import MINI_ASD, needs_recordings, touch, write
 
 from asdjax.core import InputError, UsageError
 from asdjax.data import dcase
@@ -465,9 +465,9 @@ def test_damaged_lists_are_refused(tmp_path, lines, message):
 # ---------------------------------------------------------------- real recordings
 
 
-@pytest.mark.skipif("ASDJAX_MINI_ASD" not in os.environ, reason="ASDJAX_MINI_ASD names no folder of recordings")
+@needs_recordings
 def test_real_recordings():
-    clips = dcase.index(os.environ["ASDJAX_MINI_ASD"], 2023)
+    clips = dcase.index(MINI_ASD, 2023)
     keys = zip(clips.machine, clips.section, clips.split, clips.domain, clips.is_anomaly.tolist(), strict=True)
     assert collections.Counter(keys) == {
         ("slider", "00", "train", "source", 0): 64, ("slider", "00", "test", "source", 0): 28,

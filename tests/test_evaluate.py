@@ -2,9 +2,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from trees import MINI_ASD, needs_recordings
 
-from asdjax import evaluate, parallel
+from asdjax import evaluate, metrics, parallel
 from asdjax.core import Clips, Detector, InputError, System, UsageError
+from asdjax.data import audio, dcase
 
 # the distance of a clip's number to the nearest number it was fitted on: easy to follow by hand
 NEAREST = Detector(
@@ -155,3 +157,25 @@ def test_selections_are_checked_before_data_is_read(selection, message):
     specs = tuple({"name": name, "fit": "section", "detector": {"name": "knn"}} for name in ("near", "far"))
     with pytest.raises(UsageError, match=message):
         evaluate.check_scorers(specs, ({"name": "both", **selection},), gives_test_domain=False)
+
+
+@needs_recordings
+def test_loudness_gives_real_recordings_away_unless_they_are_levelled(tmp_path):
+    """The AUC of the level alone that the recordings' own description states: 1.00, 0.97, 0.796; then chance."""
+    clips = dcase.index(MINI_ASD, 2023)
+    bank = audio.bank(clips, cache=tmp_path)
+
+    def rms_only(level):
+        ((_, scores),) = evaluate.score_group(clips, {}, audio.loudness(bank, level), (), tmp_path)
+        test = clips.is_test
+        columns = (clips.machine, clips.section, clips.domain, clips.is_anomaly, scores)
+        rows, _ = metrics.official(2023, metrics.Table(*(c[test] for c in columns), None), n_bootstrap=0)
+        return {row[:4]: row.value for row in rows}
+
+    found = rms_only("as_recorded")
+    assert found["slider", "00", "source", "AUC"] == pytest.approx(1.00, abs=5e-3)
+    assert found["slider", "01", "source", "AUC"] == pytest.approx(0.97, abs=5e-3)
+    assert found["valve", "00", "target", "AUC"] == pytest.approx(0.796, abs=1e-3)
+    assert found["valve", "00", "target", "AUC same-domain"] == pytest.approx(1.00, abs=5e-3)
+    levelled = rms_only("rms")
+    assert all(value == 0.5 for (_, _, _, metric), value in levelled.items() if metric in ("AUC", "pAUC"))

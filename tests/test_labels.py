@@ -1,11 +1,10 @@
 """Groups, classes and attributes."""
 
-import os
 import re
 
 import numpy as np
 import pytest
-from trees import rows, touch, write
+from trees import MINI_ASD, needs_recordings, rows, touch, write
 
 from asdjax.core import InputError, UsageError
 from asdjax.data import dcase, labels
@@ -227,9 +226,9 @@ def test_attribute_csv_that_is_damaged_or_silent(tmp_path):
         labels.split_attributes(clips, "m")
 
 
-@pytest.mark.skipif("ASDJAX_MINI_ASD" not in os.environ, reason="ASDJAX_MINI_ASD names no folder of recordings")
+@needs_recordings
 def test_real_recordings():
-    clips = dcase.index(os.environ["ASDJAX_MINI_ASD"], 2023)
+    clips = dcase.index(MINI_ASD, 2023)
     found = labels.split_attributes(clips, "valve")
     assert found.keys() == {"pat"} and set(found["pat"]) == {"", "00", "01", "02", "03"}
     tails = labels.class_labels(clips, clips.machine == "valve", "section").names
