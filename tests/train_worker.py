@@ -12,8 +12,6 @@ from asdjax import parallel, train
 from asdjax.core import Preempted
 from asdjax.data import sampling
 
-CHUNK = 2
-
 
 def main(folder, steps=8, pause=0.0, store=None, **changes):
     config, mesh = tiny.config(**changes), parallel.data_mesh()
@@ -21,7 +19,7 @@ def main(folder, steps=8, pause=0.0, store=None, **changes):
     every = sampling.uniform(rows := np.ones(len(store.gain), bool), batch_size=config["train"]["batch_size"])
     return train.train(
         train.make(config, store.label["class"].shape[1]), store, every, train.sample(store, rows), Path(folder),
-        steps=steps, chunk=CHUNK, checkpoint_every=4, seed=3, mesh=mesh, progress=lambda *_: time.sleep(pause),
+        steps=steps, chunk=2, checkpoint_every=4, seed=3, mesh=mesh, progress=lambda *_: time.sleep(pause),
     )  # fmt: skip
 
 
