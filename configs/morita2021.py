@@ -154,7 +154,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         checkpoint_every=1000,
     )
     config.score = dict(
-        units=288,  # windows through the network at once; 18 a clip
+        units=72,  # windows through the network at once; 18 a clip, some 30 MB each
         scorers=GRID,
         selections=SUBMISSIONS if variant == "mfn" else (),
     )
