@@ -245,7 +245,10 @@ class Cut(NamedTuple):
 
 def _starts(length: int, width: int, hop: int, tail: str) -> np.ndarray:
     if length < width:
-        raise UsageError(f"cut: a clip has {length} samples or frames, fewer than one unit of width={width}")
+        raise UsageError(
+            f"cut: a clip has {length} samples or frames, fewer than one unit of width={width}; lower config.cut.width "
+            "and hop, or set config.data.seconds to a longer time, to which short clips are repeated"
+        )
     starts = np.arange(0, length - width + 1, hop, dtype=np.int32)
     rest = tail == "align" and starts[-1] + width < length
     return np.append(starts, np.int32(length - width)) if rest else starts

@@ -29,16 +29,24 @@ def parse_flags(argv: list[str]) -> list[str]:
         if _CONFIG.value is not None:
             _CONFIG.value.lock()  # a config that failed to load says so when it is first touched
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        places = [line.strip() for line in lines if line.startswith("  File ")]
-        if isinstance(error, KeyError):
-            lines = [
-                f"a flag --config... names the value {lines[0]}, which the config does not have (try --print_config)"
-            ]
-        # an error within a config file comes as a whole traceback: its last line and last place tell what is wrong
-        print(f"error: {lines[-1]} ({places[-1]})" if places else "error: " + "\n".join(lines), file=sys.stderr)
+    except (flags.Error, AttributeError, KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        print(f"error: {told(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def told(error: Exception) -> str:
+    """A mistake in flags or config in one line: absl and ml_collections say it in many, or bury it in a traceback."""
+    text = str(error.args[0] if error.args else error).strip().strip("'")
+    text = text.replace("\\n", " ").replace("\\'", "'")  # a message within a message comes quoted
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    if "Failed loading config file" in text:
+        return f"config file {lines[-2].rstrip(':')}: {lines[-1]}" if len(lines) > 1 else text
+    places = [line for line in lines if line.startswith("File ")]
+    if places:
+        return f"{lines[-1]} ({places[-1]})"
+    if isinstance(error, KeyError | AttributeError | IndexError):
+        return f"a --config... flag names a value that the config does not have: {' '.join(lines)} (try --print_config)"
+    return " ".join(lines)
 
 
 def default_workdir() -> Path:

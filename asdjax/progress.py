@@ -17,14 +17,16 @@ def reporter(text: str) -> Iterator:
     console = Console(stderr=True)
     if not console.is_terminal:
         first, last = [], [0.0, time.monotonic()]
+        logging.info("%s ...", text)
 
         def line(done, total, text):
             now = time.monotonic()
             first[:] = first or [done, now]  # the first call holds the compilation, which says nothing of the rest
             if done == total or done / total - last[0] >= 0.1 or now - last[1] > 20:
                 last[:] = done / total, now
-                left = (now - first[1]) / max(done - first[0], 1) * (total - done)
-                logging.info("%s  (%d %%, %.0f s left)", text, 100 * done // total, left)
+                rate = (now - first[1]) / (done - first[0]) if done > first[0] else None
+                left = "" if rate is None else f", {rate * (total - done):.0f} s left"
+                logging.info("%s  (%d %%%s)", text, 100 * done // total, left)
 
         yield line
         return
@@ -32,8 +34,9 @@ def reporter(text: str) -> Iterator:
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed,"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(text, total=None)

@@ -79,7 +79,10 @@ def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
     rows, notes = results.summarise(scores, year)
     results.write_results(workdir / "results.csv", rows)
     shutil.rmtree(workdir / "submission", ignore_errors=True)  # that of other scorers
-    results.write_submission(workdir / "submission", scores, year)
+    limits = results.write_submission(workdir / "submission", scores, year)
+    names = ("scorer", "member", "machine", "threshold", "note")
+    limits = [(*key, None if np.isnan(limit) else limit, note) for key, (limit, note) in limits.items()]
+    rundir.write_json(workdir / "thresholds.json", [dict(zip(names, row, strict=True)) for row in limits])
     tables.print_tables(rows, year)
     return rows, notes
 

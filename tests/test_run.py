@@ -69,7 +69,8 @@ def value(workdir, **wanted):
 
 def test_the_run_directory_is_complete(finished):
     workdir, rows = finished
-    for name in ("config.json", "environment.json", "scores.csv", "results.csv", "groups/all/metrics.jsonl",
+    for name in ("config.json", "environment.json", "scores.csv", "results.csv", "thresholds.json",
+                 "groups/all/metrics.jsonl",
                  "groups/all/embeddings/embeddings.npz", "groups/all/detectors/lof/fan_00.npz",
                  "submission/knn/anomaly_score_fan_section_00_test.csv",
                  "submission/knn/decision_result_pump_section_01_test.csv"):  # fmt: skip
@@ -210,7 +211,9 @@ def call(*flags, cwd=ROOT):
         ((), 2, "no config given"),
         (("--config=configs/none.py",), 2, "configs/none.py"),
         (("--config=configs/mfn.py:1999",), 2, "no such variant; there is: 2020"),
-        (("--config=configs/mfn.py", "--config.train.stps=3"), 2, "stps"),
+        (("--config=configs/mfn.py", "--config.train.stps=3"), 2, 'Did you mean "steps"'),
+        (("--config=configs/mfn.py", "--config.score.scorers[2].detector.k=4"), 2, "does not have"),
+        (("--config=configs/mfn.py", "--config.score.scorers[0].detector.kk=4"), 2, "kk"),
         (("--config=configs/mfn.py", "--config.data.root=/not/there"), 2, "/not/there"),
         (("--config=configs/mfn.py", "--config.data.root=."), 1, "no machines"),
     ],

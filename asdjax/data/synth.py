@@ -21,6 +21,7 @@ Their harmonic mean is 0.667 and 0.719 (seeds 1 to 5: 0.64 to 0.69 and 0.68 to 0
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -157,6 +158,7 @@ def embedded(cache: str | Path | None = None, seed: int = 0) -> Path:
     folder = Path(cache or cache_folder()).expanduser() / f"embedded-v{VERSION}-seed{seed}"
     if _complete(folder):
         return folder
+    logging.info("making the embedded data set in %s", folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}-unfinished-", dir=folder.parent) as unfinished:
