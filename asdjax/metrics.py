@@ -15,7 +15,6 @@ as 2025. Float64 because float32 scores move single AUCs by up to 0.39 where the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -103,39 +102,6 @@ def precision_recall_f1(is_anomaly: np.ndarray, decision: np.ndarray) -> tuple[f
     return float(precision), float(recall), float(2 * precision * recall / max(precision + recall, EPS))
 
 
-def gamma_threshold(scores: np.ndarray, *, q: float = 0.9, guard: bool = True) -> tuple[float, str]:
-    """Decision threshold of the official baselines: the q quantile of a gamma distribution fitted to normal scores.
-
-    The likelihood of a three-parameter gamma is unbounded for shapes below 1, where the fit may run away; the guard
-    then takes the empirical quantile.
-
-    Args:
-        scores: (N,) scores of normal training clips. Infinite ones are left out.
-        q: the quantile; a clip is called anomalous when its score is strictly above the threshold.
-        guard: whether to fall back to the empirical quantile where the fit failed or its shape is below 1.
-
-    Returns:
-        the threshold, and a sentence that says what was out of the ordinary ('' when nothing was).
-
-    Raises:
-        InputError: no finite score, a NaN among them, or a failed fit without the guard.
-    """
-    scores = np.asarray(scores, np.float64)
-    finite = scores[np.isfinite(scores)]
-    if np.isnan(scores).any() or not len(finite):
-        raise InputError(
-            f"scores of normal clips: found {np.isnan(scores).sum()} NaN and {len(finite)} finite values of "
-            f"{len(scores)}; a threshold needs finite ones and no NaN"
-        )
-    note = f"{len(scores) - len(finite)} infinite scores left out; " if len(finite) < len(scores) else ""
-    threshold, trouble = _fitted_quantile(finite, q)
-    if trouble and guard:
-        return float(np.quantile(finite, q)), f"{note}{trouble}; threshold is the empirical quantile"
-    if not np.isfinite(threshold):
-        raise InputError(f"gamma fit of {len(finite)} scores from {finite.min()} to {finite.max()}: {trouble}")
-    return threshold, (note + trouble).removesuffix("; ")
-
-
 def official(
     year: int | str, table: Table, *, official_slices: bool = False, n_bootstrap: int = 1000
 ) -> tuple[list[Row], list[str]]:
@@ -205,25 +171,6 @@ def _area(anomaly: np.ndarray, weight: np.ndarray, ends: np.ndarray, limit: floa
     reached = np.divide(width, step, out=np.zeros_like(step), where=step > 0)
     with np.errstate(invalid="ignore"):
         return np.sum(width * (tp[:, :-1] + reached * np.diff(tp) / 2), axis=1) / (tp[:, -1] * fp[:, -1])
-
-
-def _fitted_quantile(scores: np.ndarray, q: float) -> tuple[float, str]:
-    """Quantile of the fitted gamma (NaN when there is none), and what is wrong with it ('' when nothing is)."""
-    if len(scores) < 10 or scores.min() == scores.max():
-        return np.nan, f"{len(scores)} scores with {len(np.unique(scores))} values are too few for a gamma fit"
-    from scipy import stats
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of trial parameters during the search
-            shape, loc, scale = stats.gamma.fit(scores)
-            threshold = float(stats.gamma.ppf(q, shape, loc=loc, scale=scale))
-    except (ValueError, RuntimeError, FloatingPointError) as error:  # scipy's FitError is a RuntimeError
-        return np.nan, f"gamma fit failed ({error})"
-    if shape < 1:
-        return threshold, "gamma fit has a shape below 1"
-    inside = scores.min() <= threshold <= scores.max()
-    return threshold, "" if inside else "gamma fit has its quantile outside the scores"
 
 
 def _protocol(year: int | str, domain: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asdjax import metrics
+from asdjax import metrics, threshold
 from asdjax.core import InputError, UsageError
 
 COLUMNS = ("scorer", "member", "machine", "section", "domain", "split", "file", "label", "score")
@@ -83,7 +83,7 @@ def thresholds(scores: Mapping[str, np.ndarray]) -> Thresholds:
         for machine in np.unique(scores["machine"][own]):
             train = own & (scores["machine"] == machine) & (scores["split"] == "train")
             if np.isfinite(scores["score"][train]).any():
-                limit = metrics.gamma_threshold(scores["score"][train])
+                limit = threshold.gamma_threshold(scores["score"][train])
             else:
                 limit = (np.nan, "no finite score of a training clip, hence no decisions")
             found[scorer, member, str(machine)] = limit

@@ -17,6 +17,7 @@ LAYERS = {
     "asdjax.pooling": 1,
     "asdjax.losses": 1,
     "asdjax.metrics": 1,
+    "asdjax.threshold": 1,
     "asdjax.optim": 1,
     "asdjax.parallel": 1,
     "asdjax.detectors": 1,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdjax import metrics
+from asdjax import metrics, threshold
 from asdjax.core import InputError, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -220,10 +220,10 @@ def test_precision_recall_f1_equal_scikit_learn():
 @pytest.mark.parametrize("name", ["mse_like", "mahala_like", "negative", "few", "degenerate", "log_softmax"])
 def test_gamma_threshold_equals_the_baseline(name):
     case = json.loads((GOLDEN / "metrics_gamma.json").read_text())["baseline"][name]
-    raw, _ = metrics.gamma_threshold(case["y"], guard=False)
+    raw, _ = threshold.gamma_threshold(case["y"], guard=False)
     # the search may end a little apart in other versions of scipy; equal to 11 digits in those tried
     assert raw == pytest.approx(case["threshold90"], rel=1e-8 if name != "log_softmax" else 1e-4)
-    guarded, note = metrics.gamma_threshold(case["y"])
+    guarded, note = threshold.gamma_threshold(case["y"])
     if case["shape"] < 1:
         assert "shape below 1" in note and guarded == np.quantile(case["y"], 0.9) < 0.1 < raw
     else:
@@ -231,20 +231,20 @@ def test_gamma_threshold_equals_the_baseline(name):
 
 
 def test_gamma_threshold_of_odd_scores():
-    assert metrics.gamma_threshold(np.full(50, -3.0))[0] == -3
-    threshold, note = metrics.gamma_threshold([1.0, 2.0, 3.0])
-    assert threshold == pytest.approx(2.8) and "too few" in note
+    assert threshold.gamma_threshold(np.full(50, -3.0))[0] == -3
+    limit, note = threshold.gamma_threshold([1.0, 2.0, 3.0])
+    assert limit == pytest.approx(2.8) and "too few" in note
     scores = np.random.default_rng(0).gamma(3, size=200)
-    clean, _ = metrics.gamma_threshold(scores)
-    assert metrics.gamma_threshold(np.append(scores, [np.inf, -np.inf])) == (clean, "2 infinite scores left out")
+    clean, _ = threshold.gamma_threshold(scores)
+    assert threshold.gamma_threshold(np.append(scores, [np.inf, -np.inf])) == (clean, "2 infinite scores left out")
     with pytest.raises(InputError, match="1 NaN"):
-        metrics.gamma_threshold(np.append(scores, np.nan))
+        threshold.gamma_threshold(np.append(scores, np.nan))
     with pytest.raises(InputError, match="0 finite"):
-        metrics.gamma_threshold([])
+        threshold.gamma_threshold([])
     with pytest.raises(InputError, match="gamma fit"):
-        metrics.gamma_threshold(np.ones(50), guard=False)
+        threshold.gamma_threshold(np.ones(50), guard=False)
     for other in (scores - 100, 1e-9 * scores, 1e9 * scores):  # the fit runs away on the last two
-        assert 0.09 < np.mean(other > metrics.gamma_threshold(other)[0]) < 0.12
+        assert 0.09 < np.mean(other > threshold.gamma_threshold(other)[0]) < 0.12
 
 
 def small_table(domains: tuple[str, ...], seed: int = 0) -> metrics.Table:
