@@ -1,6 +1,7 @@
 """MobileFaceNet and MobileNetV2: shapes, parameters and outputs of PyTorch networks with the same weights."""
 
 import functools
+import importlib.util
 import json
 from pathlib import Path
 
@@ -19,20 +20,26 @@ SHAPES = json.loads((GOLDEN / "params_shapes.json").read_text())
 # numbers are what counts here, and unoptimised programs compile in two thirds of the time
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
+# the reports' variants are data of their configs: the goldens are of these rows
+SPEC = importlib.util.spec_from_file_location("morita2021", Path(__file__).parents[1] / "configs" / "morita2021.py")
+CONFIG = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(CONFIG)
+MORITA = CONFIG.BACKBONES["mfn"]["rows"]
+
 BUILD = {
     "morita_mnv2_1024x32_gap": models.MobileNetV2(),
-    "morita_mfn_1024x32_gdc32x1": models.MobileFaceNet(mobilefacenet.MORITA),
-    "morita_mfn_1024x32_gdc16x1_literal_valid+gap": models.MobileFaceNet(mobilefacenet.MORITA, gdconv="literal16"),
+    "morita_mfn_1024x32_gdc32x1": models.MobileFaceNet(MORITA),
+    "morita_mfn_1024x32_gdc16x1_literal_valid+gap": models.MobileFaceNet(MORITA, gdconv="literal16"),
     "mfn_orig_strides_1024x32_gdc64x2": models.MobileFaceNet(),
     "jless_mfn_logmel_128x64_gdc8x4": models.MobileFaceNet(),
-    "jless_mfn_stft_512x32_morita_strides_gdc16x1": models.MobileFaceNet(mobilefacenet.MORITA),
+    "jless_mfn_stft_512x32_morita_strides_gdc16x1": models.MobileFaceNet(MORITA),
     "jless_mfn_stft_512x32_orig_strides_gdc32x2": models.MobileFaceNet(),
     "mobilefacenet_orig_3x112x112_gdc7x7": models.MobileFaceNet(),
     "mobilefacenet_xiaoccer_3x112x96_gdc7x6": models.MobileFaceNet(),
     "morita_mnv2_1024x32": models.MobileNetV2(),
-    "morita_mfn_1024x32": models.MobileFaceNet(mobilefacenet.MORITA),
+    "morita_mfn_1024x32": models.MobileFaceNet(MORITA),
     "jless_mfn_logmel_128x64": models.MobileFaceNet(),
-    "jless_mfn_stft_512x32": models.MobileFaceNet(mobilefacenet.MORITA),
+    "jless_mfn_stft_512x32": models.MobileFaceNet(MORITA),
 }
 
 
@@ -204,3 +211,10 @@ def test_gdconv_that_cannot_be(gdconv, message):
     net = models.MobileFaceNet(rows=((2, 8, 1, 2),), stem=8, features=16, embedding=8, gdconv=gdconv)
     with pytest.raises(core.UsageError, match=message):
         jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 16, 32)), False))
+
+
+@pytest.mark.parametrize("variant, parameters", [("mfn", 993_280), ("mnv2", 2_387_264)])
+def test_the_networks_of_the_morita_config_have_the_parameters_of_its_tables(variant, parameters):
+    net = core.build(models, CONFIG.BACKBONES[variant])
+    shapes = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), jnp.zeros((1, 32, 1024)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == parameters

@@ -11,7 +11,6 @@ from asdjax.models.layers import KERNEL_INIT, Bottleneck, Conv3x3, Depthwise, Po
 
 # Rows of bottlenecks (t expansion, c channels, n repeats, s stride of the first of them).
 ORIGINAL = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))  # also Bai 2022, Table 1
-MORITA = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 2), (4, 128, 1, 2), (2, 128, 2, 1))  # Morita 2021, Table 2
 
 
 class MobileFaceNet(nn.Module):
