@@ -10,7 +10,7 @@ from asdjax.core import Clips
 
 # Real recordings, where there are some: slider and valve, 369 clips in the DCASE layout.
 MINI_ASD = Path(os.environ.get("ASDJAX_MINI_ASD", Path(__file__).parents[2] / "shared" / "data" / "mini_asd"))
-needs_recordings = pytest.mark.skipif(not MINI_ASD.is_dir(), reason="ASDJAX_MINI_ASD names no folder of recordings")
+needs_recordings = pytest.mark.skipif(not MINI_ASD.is_dir(), reason=f"no recordings in {MINI_ASD}")
 
 
 def touch(root, *names):
