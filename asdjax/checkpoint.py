@@ -1,6 +1,7 @@
-"""Checkpoints of a TrainState (orbax): saved whole or not at all, and never trusted unread.
+"""Checkpoints of a TrainState on the host (orbax): saved whole or not at all, and never trusted unread.
 
-A content hash is stored beside the arrays, because a flipped byte restores without an error otherwise.
+A content hash is stored beside the arrays, because a flipped byte restores without an error otherwise. Process 0 alone
+saves and restores: a checkpoint knows nothing of processes and devices, and needs no disk that they share.
 """
 
 from __future__ import annotations
@@ -36,42 +37,52 @@ def manager(folder: Path, *, keep: int = 2):
     # orbax logs each save, which would tear the progress line, and of a damaged file asyncio logs page after page
     for name, level in (("absl", logging.WARNING), ("asyncio", logging.CRITICAL)):
         logging.getLogger(name).setLevel(max(level, logging.getLogger(name).level))
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+    )
+    Path(folder).mkdir(parents=True, exist_ok=True)  # orbax creates no folder for one process of several
     return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 
 def save(checkpoints, state: TrainState) -> None:
-    """Writes `state` under its step, unless that step is there already."""
+    """Writes `state`, of numpy arrays, under its step, unless that step is there already."""
     import orbax.checkpoint as ocp
 
     step = int(state.step)
-    if checkpoints.latest_step() == step:
+    if step in checkpoints.all_steps():
         return
-    meta = {"hash": content_hash(jax.device_get(state))}
+    meta = {"hash": content_hash(state)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     checkpoints.save(step, args=args, force=True)
     checkpoints.wait_until_finished()
 
 
-def restore(checkpoints, like: TrainState) -> TrainState | None:
+def restore(checkpoints, like: TrainState, *, newest: int | None = None) -> TrainState | None:
     """The newest sound checkpoint, or None where there is none. Newer ones that are damaged are deleted, to be redone.
 
     Args:
         checkpoints: an open `manager`.
-        like: a state of the same shapes and shardings (its values do not matter).
+        like: a state of the same shapes (its values do not matter).
+        newest: those after this step do not count.
+
+    Returns:
+        a state of numpy arrays.
 
     Raises:
         InputError: there are checkpoints, but none can be read into this network; the message says why for each.
     """
     import orbax.checkpoint as ocp
 
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(template), meta=ocp.args.JsonRestore())
     failures: dict[int, str] = {}
     for step in sorted(checkpoints.all_steps(), reverse=True):
+        if newest is not None and step > newest:
+            continue
         try:
             found = checkpoints.restore(step, args=args)
-            if content_hash(jax.device_get(found["state"])) != found["meta"]["hash"]:
+            if content_hash(found["state"]) != found["meta"]["hash"]:
                 raise ValueError("its content is not what was saved (hash differs)")
         except Exception as error:  # orbax and tensorstore raise a dozen types, bare Exception among them
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -85,3 +96,16 @@ def restore(checkpoints, like: TrainState) -> TrainState | None:
         said = "; ".join(f"step {step}: {reason}" for step, reason in failures.items())
         raise InputError(f"{checkpoints.directory}: no usable checkpoint; {said}. Delete the folder to start over")
     return None
+
+
+def restore_all(managers: list, likes: list[TrainState]) -> list[TrainState] | None:
+    """Several networks' newest sound checkpoints of one common step, or None: a kill may fall between two saves."""
+    newest = None
+    while True:
+        found = [restore(m, like, newest=newest) for m, like in zip(managers, likes, strict=True)]
+        if any(state is None for state in found):
+            return None
+        steps = {int(state.step) for state in found}
+        if len(steps) == 1:
+            return found
+        newest = min(steps)

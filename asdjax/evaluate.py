@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from asdjax import detectors, parallel
 from asdjax.core import Clips, Detector, InputError, System, TrainState, UsageError, build
@@ -21,42 +22,66 @@ from asdjax.data import feed
 FOLDS = 5
 
 
+def make_embed(system: System, mesh: Mesh, *, resident: bool):
+    """Makes (state, store, rows) -> embed's dict, jitted: gather, frontend and network of all units in one program.
+
+    The store is whole on every device, or each has a shard of its own clips (see feed.feed).
+    """
+    held = P() if resident else P("data")
+
+    def run(state, store, rows):
+        clips = jax.shard_map(feed.Store.batch, mesh=mesh, in_specs=(held, P("data"), P("data")), out_specs=P("data"))(
+            store, *rows
+        )
+        return system.embed(state, clips["wave"])
+
+    return jax.jit(run, out_shardings=parallel.replicated(mesh))
+
+
 def embed_clips(
-    system: System, state: TrainState, store: feed.Store, rows: np.ndarray, *, units: int, mesh: Mesh, progress=None
-) -> dict[str, np.ndarray]:
-    """What the system says of the clips `rows` (N,), in padded batches of one shape.
+    system: System,
+    states: list[TrainState],
+    store: feed.Store,
+    rows: np.ndarray,
+    *,
+    units: int,
+    mesh: Mesh,
+    progress=None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """What the system says of the clips `rows` (N,) in each of its trained states, in padded batches of one shape.
 
     Args:
         system: its embed is compiled once.
-        state: the trained state.
-        store: the clips.
+        states: trained states, of the members.
+        store: the clips, resident on the devices or on the host.
         rows: (N,) indices into the store.
         units: about how many units (windows) go through the network at once.
         mesh: the devices; a batch is split over them.
         progress: called as progress(clips done, clips in all).
 
-    Returns:
-        embed's dict of (N, U, ...) float32 arrays.
+    Yields:
+        for each state embed's dict of (N, U, ...) float32 arrays.
     """
-
-    @jax.jit
-    def run(state, wave, gain):
-        return system.embed(state, wave.astype(jnp.float32) * gain[:, None])
-
-    one = jax.eval_shape(system.embed, state, jax.ShapeDtypeStruct((1, store.wave.shape[1]), jnp.float32))
+    one = jax.eval_shape(system.embed, states[0], jax.ShapeDtypeStruct((1, store.wave.shape[1]), jnp.float32))
     clips = max(1, units // jax.tree.leaves(one)[0].shape[1])
     clips = max(mesh.size, min(clips, len(rows)) // mesh.size * mesh.size)
-    split = parallel.sharded(mesh)
-    parts = []
-    for first in range(0, len(rows), clips):
-        chosen = rows[first : first + clips]
-        padded = np.concatenate([chosen, np.repeat(chosen[-1:], clips - len(chosen))])
-        wave, gain = jax.device_put((store.wave[padded], store.gain[padded]), split)
-        out = run(state, wave, gain)
-        parts.append({k: v[: len(chosen)] for k, v in parallel.fetch(out).items()})
+    run = make_embed(system, mesh, resident=feed.is_resident(store))
+    store = store._replace(label={})
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % clips)]).reshape(-1, clips)
+    for member, state in enumerate(states):
+        state = parallel.put(state, parallel.replicated(mesh))
+        parts, pending = [], None
+        for clips_there, rows_there in feed.feed(store, ((r, r) for r in padded), mesh, axis=0):
+            out = run(state, clips_there, rows_there)
+            if pending is not None:  # the devices are at the next batch while the host takes this one
+                parts.append(parallel.fetch(pending))
+            pending = out
+            if progress:
+                progress(min(member * len(rows) + len(parts) * clips, len(states) * len(rows)), len(states) * len(rows))
+        parts.append(parallel.fetch(pending))
         if progress:
-            progress(first + len(chosen), len(rows))
-    return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+            progress((member + 1) * len(rows), len(states) * len(rows))
+        yield {k: np.concatenate([part[k] for part in parts])[: len(rows)] for k in parts[0]}
 
 
 def by_section(clips: Clips) -> Iterator[tuple[str, str, np.ndarray]]:

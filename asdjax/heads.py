@@ -16,6 +16,7 @@ from asdjax import losses
 from asdjax.core import UsageError
 
 FULL = lax.Precision.HIGHEST  # products in bfloat16 or TF32 would move cosines by 1e-3
+NEVER = -1e9  # the logit of a class that there is not: no probability, no gradient
 
 
 class Linear(nn.Module):
@@ -35,6 +36,7 @@ class Linear(nn.Module):
         if self.loss != "softmax":
             raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax")
         logits = nn.Dense(self.n_classes, precision=FULL)(losses.full_precision(embedding))
+        logits = of_known_classes(self, logits)
         return losses.softmax(logits, class_label(label, logits)), logits
 
 
@@ -65,13 +67,24 @@ class ArcFace(nn.Module):
         cosine = jnp.matmul(unit(embedding), unit(losses.full_precision(weight)).T, precision=FULL)
         every = jnp.ones_like(cosine)  # any class may be a target
         turned = losses.arcface(cosine, every, s=self.s, margin=self.margin, mode=self.mode, gradient=self.gradient)
-        logits = self.s * cosine
+        logits = of_known_classes(self, self.s * cosine)
         return losses.margin_softmax(logits, turned, class_label(label, logits)), logits
 
 
 def unit(x: jax.Array) -> jax.Array:
     """x (..., D) scaled to length 1; a zero vector stays zero, with a finite gradient."""
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
+
+
+def of_known_classes(head: nn.Module, logits: jax.Array) -> jax.Array:
+    """Logits (B, C) with NEVER for classes that only pad a smaller head to the size of others (see chunks.stack).
+
+    The variable that tells them apart is 1 for each class at the start, and padding fills with zeros.
+    """
+    every = jnp.ones(logits.shape[-1:])
+    if head.is_initializing():
+        head.put_variable("classes", "known", every)
+    return jnp.where(head.get_variable("classes", "known", every) > 0, logits, NEVER)
 
 
 def class_label(label: dict | None, logits: jax.Array) -> jax.Array:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
@@ -19,6 +21,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "--config.train.steps=20",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/CONFIG[-VARIANT].")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as the cluster tells it.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "One of several processes: HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "With --coordinator: how many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", 0, "With --coordinator: which of them this is, from 0.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config with its overrides and stop.")
 
 
@@ -60,6 +66,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    several = _DISTRIBUTED.value or bool(_COORDINATOR.value)
     try:
         if len(argv) > 1:
             raise UsageError(f"not understood: {' '.join(argv[1:])} (flags begin with --)")
@@ -70,9 +77,14 @@ def main(argv: list[str]) -> int:
             return 0
         parallel.tune_malloc()
         parallel.keep_compiled_programs()
+        if several:
+            parallel.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            if not parallel.is_first():  # they all would say the same
+                logging.getLogger().setLevel(logging.WARNING)
         from asdjax import run
 
         run.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir())
+        parallel.leave()
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -82,8 +94,25 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not several:
+            raise
+        if parallel.is_of_peer(error):
+            print(f"error: {parallel.LOST} ({str(error).splitlines()[0]})", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 1
     return 0
 
 
+def end(code: int) -> None:
+    """Ends the process; one of several at once, since JAX would wait for the others in vain when something failed."""
+    if code and (_DISTRIBUTED.value or _COORDINATOR.value):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)), flags_parser=parse_flags)
+    app.run(lambda argv: end(main(argv)), flags_parser=parse_flags)

@@ -14,6 +14,9 @@ def reporter(text: str) -> Iterator:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        yield lambda done, total, text: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         first, last = [], [0.0, time.monotonic()]

@@ -2,12 +2,17 @@
 
 Scores are a dict of equal-length arrays, one entry per (scorer, member, clip), with the columns of scores.csv. The
 scorer 'rms-only' is the loudness of the same clips: what a system must beat to have heard more than the volume.
+
+Members are systems that differ by their seed alone: '0', '1', ..., and 'ensemble', the mean of their scores. What
+results.csv calls 'mean' and 'std' are those of the members' results, not results of mean scores.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,17 +23,19 @@ from asdjax import metrics, threshold
 from asdjax.core import InputError, UsageError
 
 COLUMNS = ("scorer", "member", "machine", "section", "domain", "split", "file", "label", "score")
+CLIP = COLUMNS[2:8]  # machine to label: which clip it is
 RMS = "rms-only"
+ENSEMBLE = "ensemble"
 
-Scores = dict[str, np.ndarray]  # COLUMNS: str, but member int, label int8 (-1 unknown), score float64
-Thresholds = dict[tuple[str, int, str], tuple[float, str]]  # (scorer, member, machine) -> threshold, what was unusual
+Scores = dict[str, np.ndarray]  # COLUMNS: str, but label int8 (-1 unknown), score float64
+Thresholds = dict[tuple[str, str, str], tuple[float, str]]  # (scorer, member, machine) -> threshold, what was unusual
 
 
 class Result(NamedTuple):
-    """A row of results.csv: a metrics.Row and whose it is."""
+    """A row of results.csv: a metrics.Row and whose it is; over several members, 'mean' or 'std' is the member."""
 
     scorer: str
-    member: int
+    member: str
     machine: str
     section: str
     domain: str
@@ -47,8 +54,8 @@ def write_scores(path: str | Path, scores: Mapping[str, np.ndarray]) -> None:
         first = ", ".join(str(scores[name][bad[0]]) for name in ("scorer", "machine", "section", "file"))
         raise InputError(f"{path}: {len(bad)} scores are NaN, the first of {first}; expected numbers")
     label = np.where(scores["label"] < 0, "", scores["label"].astype(str))
-    texts = {**scores, "label": label, "score": [repr(float(score)) for score in scores["score"]]}
-    _write_csv(path, [COLUMNS, *zip(*(texts[name] for name in COLUMNS), strict=True)])
+    texts = {**scores, "label": label, "score": map(repr, scores["score"].tolist())}
+    _write_csv(path, itertools.chain([COLUMNS], zip(*(texts[name] for name in COLUMNS), strict=True)))
 
 
 def read_scores(path: str | Path) -> Scores:
@@ -66,7 +73,7 @@ def read_scores(path: str | Path) -> Scores:
         if missing:
             raise InputError(f"{path}: no column {', '.join(missing)}; found {header}, expected {list(COLUMNS)}")
         rows = [_parse(path, lines.line_num, line, header) for line in lines]
-    types = {"member": np.int64, "label": np.int8, "score": np.float64}
+    types = {"label": np.int8, "score": np.float64}
     columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
     return {name: np.array(column, types.get(name, np.str_)) for name, column in zip(COLUMNS, columns, strict=True)}
 
@@ -76,26 +83,63 @@ def concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> Scores:
     return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
 
 
+def ensemble(scores: Mapping[str, np.ndarray]) -> Scores:
+    """The rows of member 'ensemble', to be joined to the scores: each clip's mean of the numbered members' scores.
+
+    The plain mean, without normalisation, is the common practice for seeds of one system: their scores have one scale.
+
+    Returns:
+        rows of every scorer with two or more members; zero rows where there is none. The loudness has no members.
+
+    Raises:
+        InputError: members that do not score the same clips.
+    """
+    parts = [{name: scores[name][:0] for name in COLUMNS}]
+    for scorer, members in _systems(scores):
+        members.pop(ENSEMBLE, None)
+        if len(members) < 2:
+            continue
+        ordered = [rows[np.lexsort([scores[name][rows] for name in CLIP])] for rows in members.values()]
+        first = {name: scores[name][ordered[0]] for name in COLUMNS}
+        for member, rows in zip(members, ordered, strict=True):
+            if not all(np.array_equal(scores[name][rows], first[name]) for name in CLIP):
+                pair = (zip(*(scores[name][own].tolist() for name in CLIP), strict=True) for own in (ordered[0], rows))
+                odd = min(set.symmetric_difference(*map(set, pair)), default="a clip that is scored twice")
+                raise InputError(
+                    f"ensemble of {scorer!r}: member {member} ({len(rows)} scores) scores other clips than member "
+                    f"{next(iter(members))} ({len(ordered[0])}): {odd}; expected the same clips of every member"
+                )
+        mean = np.mean([scores["score"][rows] for rows in ordered], axis=0)
+        parts.append(first | {"member": np.full(len(mean), ENSEMBLE), "score": mean})
+    return concatenate(parts)
+
+
 def thresholds(scores: Mapping[str, np.ndarray]) -> Thresholds:
     """Decision threshold of every (scorer, member, machine), from its training clips; NaN where there are none."""
     found = {}
-    for scorer, member, own in _systems(scores):
-        for machine in np.unique(scores["machine"][own]):
-            train = own & (scores["machine"] == machine) & (scores["split"] == "train")
-            if np.isfinite(scores["score"][train]).any():
-                limit = threshold.gamma_threshold(scores["score"][train])
-            else:
-                limit = (np.nan, "no finite score of a training clip, hence no decisions")
-            found[scorer, member, str(machine)] = limit
+    for scorer, members in _systems(scores):
+        for member, rows in members.items():
+            for machine in np.unique(scores["machine"][rows]).tolist():
+                train = rows[(scores["machine"][rows] == machine) & (scores["split"][rows] == "train")]
+                if np.isfinite(scores["score"][train]).any():
+                    limit = threshold.gamma_threshold(scores["score"][train])
+                else:
+                    limit = (np.nan, "no finite score of a training clip, hence no decisions")
+                found[scorer, member, machine] = limit
     return found
 
 
-def summarise(scores: Mapping[str, np.ndarray], year: int | str) -> tuple[list[Result], list[str]]:
+def summarise(scores: Mapping[str, np.ndarray], year: int | str, limits: Thresholds) -> tuple[list[Result], list[str]]:
     """Everything in results.csv: the official metrics of every scorer and member, and the AUC of loudness beside.
+
+    Where a scorer has several members, the intervals of the official score are left to the ensemble (they are nearly
+    all of the work: over 16 machines 0.6 s of 0.62 s a member), and rows 'mean' and 'std' (ddof = 1) over the numbered
+    members follow, of the values that each of them has.
 
     Args:
         scores: the columns of scores.csv.
         year: 2020 to 2026, or 'plain'.
+        limits: `thresholds(scores)`.
 
     Returns:
         the rows (none when no test clip has a label), and notes: sentences on what was left out or unusual.
@@ -103,25 +147,24 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str) -> tuple[list[R
     test = scores["split"] == "test"
     if not (scores["label"][test] >= 0).any():
         return [], [f"none of {test.sum()} scores of test clips has a label: no metrics"]
-    limits = thresholds(scores)
-    rows, unusual = [], {}
-    for (scorer, member, machine), (_, note) in limits.items():
-        if note:
-            unusual.setdefault(note, []).append(f"{scorer} {machine}" + (f" (member {member})" if member else ""))
-    notes = [f"{note}: {', '.join(found)}" for note, found in unusual.items()]
-    loudness = {}
-    for member in np.unique(scores["member"][scores["scorer"] == RMS]):
-        table = _table(scores, test & (scores["scorer"] == RMS) & (scores["member"] == member))
-        found, _ = metrics.official(year, table, n_bootstrap=0)
-        loudness[member] = [row._replace(metric=f"{RMS} AUC") for row in found if row.metric == "AUC"]
-    if not loudness:
+    rows, notes = [], _unusual(limits)
+    loud = np.flatnonzero(test & (scores["scorer"] == RMS))
+    if not len(loud):
         notes.append(f"no scores named {RMS!r}: what loudness alone gives away is not known")
-    for scorer, member, own in _systems(scores):
-        table = _table(scores, test & own)
-        found, more = metrics.official(year, table._replace(decision=_decisions(table, limits, scorer, member)))
-        beside = loudness.get(member, next(iter(loudness.values()), []))
-        rows += [Result(scorer, member, *row) for row in found + beside]
-        notes += more
+    found, _ = metrics.official(year, _table(scores, loud), n_bootstrap=0)
+    loudness = [row._replace(metric=f"{RMS} AUC") for row in found if row.metric == "AUC"]
+    for scorer, members in _systems(scores):
+        numbered = []
+        for member, own in members.items():
+            table = _table(scores, own[test[own]])
+            table = table._replace(decision=_decisions(table, limits, scorer, member))
+            intervals = {} if len(members) == 1 or member == ENSEMBLE else {"n_bootstrap": 0}
+            found, more = metrics.official(year, table, **intervals)
+            rows += [Result(scorer, member, *row) for row in found + loudness]
+            notes += more
+            numbered += [] if member == ENSEMBLE else [found]
+        if len(numbered) > 1:
+            rows += _over_members(scorer, numbered) + [Result(scorer, "mean", *row) for row in loudness]
     return rows, list(dict.fromkeys(notes))
 
 
@@ -130,37 +173,31 @@ def write_results(path: str | Path, rows: Iterable[Result]) -> None:
     _write_csv(path, [Result._fields, *([*row[:-1], repr(float(row.value))] for row in rows)])
 
 
-def write_submission(folder: str | Path, scores: Mapping[str, np.ndarray], year: int | str) -> Thresholds:
-    """Writes the files that the organisers ask for, named as in that year, one folder per scorer (and member).
+def write_submission(folder: str | Path, scores: Mapping[str, np.ndarray], year: int | str, limits: Thresholds) -> None:
+    """Writes the files that the organisers ask for, named as in that year, one folder per scorer, or per member.
 
+    Folders: SCORER, and where it has several members SCORER_member0, ..., SCORER_ensemble. In them
     anomaly_score_*.csv and decision_result_*.csv (none in 2020, nor where no training clip is scored), without header,
     sorted by file name because the evaluators align by sorting. 2020: *_MACHINE_id_ID; 2021:
     *_MACHINE_section_SECTION_DOMAIN_test; from 2022, and 'plain': *_MACHINE_section_SECTION_test.
 
-    Returns:
-        the thresholds behind the decisions, each with what was unusual about it.
+    Args:
+        folder: created where absent.
+        scores: the columns of scores.csv.
+        year: 2020 to 2026, or 'plain'.
+        limits: `thresholds(scores)`.
 
     Raises:
         InputError: 2021, and a test clip without domain.
     """
-    limits = thresholds(scores)
-    for scorer, member, own in _systems(scores):
-        several = len({key[1] for key in limits if key[0] == scorer}) > 1
-        into = Path(folder, scorer.replace("/", "_") + (f"_member{member}" if several else ""))
-        test = np.flatnonzero(own & (scores["split"] == "test"))
-        test = test[np.argsort(scores["file"][test], kind="stable")]
-        table = _table(scores, test)
-        endings = np.array([_ending(year, *clip) for clip in zip(*table[:3], scores["file"][test], strict=True)])
-        decision = _decisions(table, limits, scorer, member)
-        score = np.nan_to_num(table.score)  # the evaluators refuse infinities; the largest float ranks the same
-        for ending in np.unique(endings):
-            rows = np.flatnonzero(endings == ending)
-            texts = [(scores["file"][test[row]], repr(float(score[row]))) for row in rows]
-            _write_csv(into / f"anomaly_score_{ending}.csv", texts)
-            if str(year) != "2020" and not np.isnan(decision[rows]).any():
-                texts = [(scores["file"][test[row]], str(int(decision[row]))) for row in rows]
-                _write_csv(into / f"decision_result_{ending}.csv", texts)
-    return limits
+    for scorer, members in _systems(scores):
+        for member, own in members.items():
+            ending = f"_{member}" if member == ENSEMBLE else f"_member{member}"
+            into = Path(folder, scorer.replace("/", "_") + (ending if len(members) > 1 else ""))
+            test = own[scores["split"][own] == "test"]
+            test = test[np.argsort(scores["file"][test], kind="stable")]
+            table = _table(scores, test)
+            _write_folder(into, table, scores["file"][test], _decisions(table, limits, scorer, member), year)
 
 
 def select(
@@ -197,39 +234,80 @@ def select(
         raise UsageError(
             f"select {name!r} of scorers {named}: the name must be new, the rest known; there is: {', '.join(known)}"
         )
-    limits = thresholds(scores)
-    take, shift = np.zeros(len(scores["score"]), bool), np.zeros(len(scores["score"]))
+    take, mixed = np.zeros(len(scores["score"]), bool), []
     for machine in np.unique(scores["machine"]).tolist():
         rule = rules.get(machine, (source, target))
+        mixed += [machine] if rule[0] != rule[1] else []
+        here = scores["machine"] == machine
         for domain, scorer in zip(metrics.DOMAINS, rule, strict=True):
-            clips = (scores["machine"] == machine) & ((scores["domain"] == "target") == (domain == "target"))
+            clips = here & ((scores["domain"] == "target") == (domain == "target"))
             chosen = clips & (scores["scorer"] == scorer)
             if clips.any() and not chosen.any():
                 raise InputError(f"select {name!r}: {scorer!r} has no scores of {machine}, {domain}")
             take |= chosen
-            for member in np.unique(scores["member"][chosen]).tolist() if rule[0] != rule[1] else ():
-                limit, _ = limits[scorer, member, machine]
-                shift[chosen & (scores["member"] == member)] = 0.0 if np.isnan(limit) else limit
+    counted = np.isin(scores["machine"], mixed) & np.isin(scores["scorer"], named)
+    limits = thresholds({key: column[counted] for key, column in scores.items()})
     chosen = {key: column[take] for key, column in scores.items()}
-    return chosen | {"scorer": np.full(take.sum(), name), "score": chosen["score"] - shift[take]}
+    systems = zip(*(chosen[key].tolist() for key in ("scorer", "member", "machine")), strict=True)
+    shift = np.array([limits[system][0] if system[2] in mixed else 0.0 for system in systems])
+    score = chosen["score"] - np.where(np.isnan(shift), 0.0, shift)
+    return chosen | {"scorer": np.full(len(score), name), "score": score}
 
 
-def _systems(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(scorer, member, rows as a mask), in the order of appearance, without the loudness."""
+def _systems(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(scorer, {member: its row numbers}) without the loudness: scorers as they appear, members in natural order."""
     for scorer in dict.fromkeys(scores["scorer"].tolist()):
-        for member in np.unique(scores["member"][scores["scorer"] == scorer]).tolist():
-            if scorer != RMS:
-                yield scorer, member, (scores["scorer"] == scorer) & (scores["member"] == member)
+        rows = np.flatnonzero(scores["scorer"] == scorer)
+        members = scores["member"][rows]
+        order = sorted(set(members.tolist()), key=lambda member: np.inf if member == ENSEMBLE else int(member))
+        if scorer != RMS:
+            yield scorer, {member: rows[members == member] for member in order}
+
+
+def _unusual(limits: Thresholds) -> list[str]:
+    """A note for everything unusual about thresholds: of which scorers and machines, and of how many of the members."""
+    several = Counter((scorer, machine) for scorer, _, machine in limits)
+    found: dict[str, Counter] = {}
+    for (scorer, _, machine), (_, note) in limits.items():
+        if note:
+            found.setdefault(note, Counter())[scorer, machine] += 1
+    notes = []
+    for note, counts in found.items():
+        share = (f" ({n} of {several[key]} members)" if several[key] > 1 else "" for key, n in counts.items())
+        notes.append(f"{note}: " + ", ".join(map("{0[0]} {0[1]}{1}".format, counts, share)))
+    return notes
+
+
+def _over_members(scorer: str, numbered: Sequence[Sequence[metrics.Row]]) -> list[Result]:
+    """Rows 'mean' and 'std' of the values that each member has."""
+    values = [{row[:4]: row.value for row in rows} for rows in numbered]
+    keys = [key for key in values[0] if all(key in own for own in values)]
+    table = np.array([[own[key] for key in keys] for own in values])
+    spread = {"mean": np.mean(table, axis=0), "std": np.std(table, axis=0, ddof=1)}
+    rows = ((name, key, value) for name, row in spread.items() for key, value in zip(keys, row.tolist(), strict=True))
+    return [Result(scorer, name, *key, value) for name, key, value in rows]
 
 
 def _table(scores: Mapping[str, np.ndarray], rows: np.ndarray) -> metrics.Table:
     return metrics.Table(*(scores[name][rows] for name in ("machine", "section", "domain", "label", "score")))
 
 
-def _decisions(table: metrics.Table, limits: Thresholds, scorer: str, member: int) -> np.ndarray:
+def _decisions(table: metrics.Table, limits: Thresholds, scorer: str, member: str) -> np.ndarray:
     """(M,) 1 where the score is strictly above its machine's threshold, else 0; NaN where there is no threshold."""
     limit = np.array([limits[scorer, member, str(machine)][0] for machine in table.machine])
     return np.where(np.isnan(limit), np.nan, table.score > limit)
+
+
+def _write_folder(into: Path, table: metrics.Table, file: np.ndarray, decision: np.ndarray, year: int | str) -> None:
+    """The submission files of one system, from its test clips (M,) in the order of their rows."""
+    endings = np.array([_ending(year, *clip) for clip in zip(*table[:3], file, strict=True)])
+    score = np.nan_to_num(table.score)  # the evaluators refuse infinities; the largest float ranks the same
+    for ending in np.unique(endings):
+        rows = np.flatnonzero(endings == ending)
+        _write_csv(into / f"anomaly_score_{ending}.csv", [(file[row], repr(float(score[row]))) for row in rows])
+        if str(year) != "2020" and not np.isnan(decision[rows]).any():
+            texts = [(file[row], str(int(decision[row]))) for row in rows]
+            _write_csv(into / f"decision_result_{ending}.csv", texts)
 
 
 def _ending(year: int | str, machine: str, section: str, domain: str, file: str) -> str:
@@ -258,6 +336,12 @@ def _parse(path: str | Path, number: int, line: list[str], header: list[str]) ->
     return values
 
 
+def _member(text: str) -> str:
+    if text != ENSEMBLE and not (text.isascii() and text.isdigit()):  # int() takes '-1', ' 1' and '1_0'
+        raise ValueError
+    return text if text == ENSEMBLE else str(int(text))
+
+
 def _number(text: str) -> float:
     if np.isnan(value := float(text)):
         raise ValueError
@@ -265,7 +349,7 @@ def _number(text: str) -> float:
 
 
 PARSERS = {
-    "member": (int, "an integer"),
+    "member": (_member, "0, 1, 2, ... or ensemble"),
     "domain": ({name: name for name in (*metrics.DOMAINS, "")}.__getitem__, "source, target or nothing"),
     "split": ({name: name for name in ("train", "test")}.__getitem__, "train or test"),
     "label": ({"0": 0, "1": 1, "": -1}.__getitem__, "0, 1 or nothing"),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from asdjax import evaluate, parallel, results, rundir, tables, train
-from asdjax.core import Clips, InputError, UsageError
-from asdjax.data import audio, dcase, sampling, synth
+from asdjax import evaluate, parallel, results, rundir, tables, timing, train
+from asdjax.core import Clips, InputError, TrainState, UsageError
+from asdjax.data import audio, dcase, feed, sampling, synth
 from asdjax.data import labels as classes
 from asdjax.data.feed import Store
 from asdjax.progress import reporter
@@ -24,11 +26,29 @@ from asdjax.progress import reporter
 KEYS = {
     "": "backbone cut data feature_ops frontend head optim score seed system train wave_ops",
     "data": (
-        "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length cache"
+        "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length "
+        "cache resident"
     ),
-    "train": "steps batch_size chunk checkpoint_every",
+    "train": "steps batch_size chunk checkpoint_every members groups",
     "score": "units scorers selections",
 }
+GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
+
+
+class Group(NamedTuple):
+    """Clips that are learnt and scored together.
+
+    Attributes:
+        name: 'all', a machine, or MACHINE_SECTION.
+        own: (N,) bool, its clips.
+        labels: what its networks learn to tell apart.
+        rows: its training and test clips, indices.
+    """
+
+    name: str
+    own: np.ndarray
+    labels: classes.Labels
+    rows: np.ndarray
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
@@ -38,52 +58,68 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
 
     Args:
         config: plain nested dict in the form of configs/*.py.
-        workdir: created where absent.
+        workdir: created where absent. Of several processes the first alone writes there.
 
     Returns:
         the rows of results.csv.
     """
     began = time.perf_counter()
-    check(config)
-    workdir = Path(workdir)
-    rundir.check(workdir, config)
-    mesh = parallel.data_mesh()
-    parallel.check_batch(mesh, config["train"]["batch_size"])
-    clips, store, level = load(config["data"])
-    check_shapes(config, store.wave.shape[1])
-    groups = list(labelled_groups(clips, config["data"]["group_by"], config["data"]["label"]))
-    rundir.claim(workdir, config, clips, store.gain, level)
-    columns = []
-    for name, own, labels in groups:
-        folder = workdir / "groups" / name
-        rows = np.flatnonzero(own & (clips.is_train | clips.is_test))
-        e = embeddings(config, folder, clips, store._replace(label={"class": labels.onehot}), labels, rows, mesh)
-        e["own_class"] = labels.own_class[rows]
-        scorers = config["score"]["scorers"]
-        for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
-            columns.append(score_columns(scorer, clips[rows], scores))
-    scores = results.concatenate(columns)
-    for selection in config["score"]["selections"]:
-        scores = results.concatenate([scores, results.select(scores, **selection)])
-    rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
-    rows, notes = finish(workdir, scores, config["data"]["year"])
-    for note in notes:
-        logging.info("note: %s", note)
+    with contextlib.ExitStack() as cleanup:
+        if not parallel.is_first():  # every process does the same work, and the others' files are thrown away
+            workdir = cleanup.enter_context(tempfile.TemporaryDirectory())
+        rows = _run(config, Path(workdir))
     logging.info("done in %.0f s; everything is in %s", time.perf_counter() - began, workdir)
     return rows
 
 
+def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
+    watch = timing.Watch()
+    check(config)
+    rundir.check(workdir, config)
+    mesh = parallel.data_mesh()
+    with watch.phase("load"):
+        clips, store, level = parallel.in_turn(lambda: load(config["data"]))
+        check_shapes(config, store.wave.shape[1])
+        groups = list(labelled_groups(clips, config["data"]["group_by"], config["data"]["label"]))
+        rundir.claim(workdir, config, clips, store.gain, level)
+        store = on_devices(store, config["data"]["resident"], mesh)
+    together = config["train"]["groups"] == "together"
+    columns = []
+    for some in [groups] if together else [[group] for group in groups]:
+        for group, networks in learnt(config, workdir, some, store, mesh, watch):
+            scorers, rows = config["score"]["scorers"], group.rows
+            for member, (folder, e) in enumerate(networks):
+                e["own_class"] = group.labels.own_class[rows]
+                with watch.phase("score"):
+                    for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
+                        if scorer != results.RMS or member == 0:  # loudness has no members
+                            columns.append(score_columns(scorer, member, clips[rows], scores))
+    scores = results.concatenate(columns)
+    for selection in config["score"]["selections"]:
+        scores = results.concatenate([scores, results.select(scores, **selection)])
+    scores = results.concatenate([scores, results.ensemble(scores)])
+    rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
+    with watch.phase("report"):
+        rows, notes = finish(workdir, scores, config["data"]["year"])
+    for note in notes:
+        logging.info("note: %s", note)
+    rundir.write_json(workdir / "timing.json", watch.summary())
+    return rows
+
+
 def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
-    """Writes scores.csv, results.csv and submission/, and prints the tables."""
+    """Writes scores.csv, results.csv, thresholds.json and submission/, and prints the tables."""
     results.write_scores(workdir / "scores.csv", scores)
-    rows, notes = results.summarise(scores, year)
+    limits = results.thresholds(scores)
+    rows, notes = results.summarise(scores, year, limits)
     results.write_results(workdir / "results.csv", rows)
     shutil.rmtree(workdir / "submission", ignore_errors=True)  # that of other scorers
-    limits = results.write_submission(workdir / "submission", scores, year)
+    results.write_submission(workdir / "submission", scores, year, limits)
     names = ("scorer", "member", "machine", "threshold", "note")
-    limits = [(*key, None if np.isnan(limit) else limit, note) for key, (limit, note) in limits.items()]
-    rundir.write_json(workdir / "thresholds.json", [dict(zip(names, row, strict=True)) for row in limits])
-    tables.print_tables(rows, year)
+    table = [(*key, None if np.isnan(limit) else limit, note) for key, (limit, note) in limits.items()]
+    rundir.write_json(workdir / "thresholds.json", [dict(zip(names, row, strict=True)) for row in table])
+    if parallel.is_first():
+        tables.print_tables(rows, year)
     return rows, notes
 
 
@@ -107,12 +143,12 @@ def check(config: Mapping[str, Any]) -> None:
         "length": ("tile", "pad", "crop"),
         "test_on": ("dev", "eval"),
     }
-    for name, known in choices.items():
-        if config["data"][name] not in known:
-            raise UsageError(f"config.data.{name} is {config['data'][name]!r}; there is: {', '.join(known)}")
+    for section, name, known in (*(("data", *choice) for choice in choices.items()), ("train", "groups", GROUPS)):
+        if config[section][name] not in known:
+            raise UsageError(f"config.{section}.{name} is {config[section][name]!r}; there is: {', '.join(known)}")
     if config["seed"] < 0:
         raise UsageError(f"config.seed is {config['seed']}; it must be at least 0")
-    for name, least in (("steps", 1), ("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1)):
+    for name, least in (("steps", 1), ("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1), ("members", 1)):
         if config["train"][name] < least:
             raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least {least}")
     evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
@@ -130,8 +166,8 @@ def check_shapes(config: Mapping[str, Any], samples: int) -> None:
     jax.eval_shape(system.embed, state, wave)
 
 
-def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[tuple[str, np.ndarray, classes.Labels]]:
-    """(name, own (N,) bool, labels) of each group that has something to score; says what was made of the labels.
+def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[Group]:
+    """Each group that has something to score; says what was made of the labels.
 
     Raises:
         InputError: a group that cannot learn, or none to score.
@@ -149,7 +185,7 @@ def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[tuple[s
             raise type(error)(f"{name}: {error}") from error
         if labels.note:
             logging.info("%s: %s", name, labels.note)
-        yield name, own, labels
+        yield Group(name, own, labels, np.flatnonzero(own & (clips.is_train | clips.is_test)))
 
 
 def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
@@ -184,67 +220,133 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
     return clips, Store(bank.wave, audio.gain(bank, data["level"]), {}), audio.loudness(bank, data["level"])
 
 
-def embeddings(
-    config, folder: Path, clips: Clips, store: Store, labels, rows: np.ndarray, mesh
-) -> dict[str, np.ndarray]:
-    """embed's dict over the clips `rows`: read where a finished run left it, else from a network trained now."""
-    file = folder / "embeddings" / "embeddings.npz"
-    if file.exists():
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                return dict(stored)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            logging.warning("%s cannot be read (%s): embedding anew", file, error)
-    name = folder.name
+def on_devices(store: Store, wanted: bool, mesh) -> Store:
+    """The store, resident on the devices where that is wanted and it fits, else as it is; says which."""
+    size = f"{store.wave.nbytes / 1e9:.2f} GB of clips"
+    if wanted and feed.fits(store):
+        logging.info("%s on every device (%d)", size, mesh.size)
+        return feed.resident(store, mesh)
+    reason = "" if not wanted else f": more than {feed.RESIDENT_SHARE:.0%} of a device's memory"
+    logging.info("%s stay on the host and are sent chunk by chunk%s", size, reason)
+    return store
+
+
+def learnt(
+    config: Mapping[str, Any], workdir: Path, groups: list[Group], store: Store, mesh, watch: timing.Watch
+) -> Iterator[tuple[Group, list[tuple[Path, dict[str, np.ndarray]]]]]:
+    """For each group its members' folders and embeddings: read where a finished run left them, else trained for now.
+
+    The networks of all groups and members are trained in one program, unless their shapes differ.
+    """
+    pack = {group.name: members(config, workdir, group) for group in groups}
+    every = [network for networks in pack.values() for network in networks]
+    found = {network.folder: parallel.from_first(read_embeddings(network.folder)) for network in every}
+    states = {}
+    if any(e is None for e in found.values()):
+        packs = [every]
+        if train.largest(every, store.wave.shape[1]) is None:
+            logging.info("the groups' networks differ in more than their number of classes: trained one by one")
+            packs = list(pack.values())
+        for networks in packs:
+            trained = trained_states(config, networks, store, mesh, watch)
+            states |= {network.folder: state for network, state in zip(networks, trained, strict=True)}
+    for group in groups:
+        networks = pack[group.name]
+        missing = [network for network in networks if found[network.folder] is None]
+        if missing:
+            made = embeddings(config, group, missing, [states[n.folder] for n in missing], store, mesh, watch)
+            found |= {network.folder: e for network, e in zip(missing, made, strict=True)}
+        yield group, [(network.folder, found[network.folder]) for network in networks]
+
+
+def members(config: Mapping[str, Any], workdir: Path, group: Group) -> list[train.Network]:
+    """The networks of a group: as many as config.train.members, seeded one after the other."""
+    n, labels = config["train"]["members"], group.labels
+    folder = workdir / "groups" / group.name
     system = train.make(config, len(labels.names))
+    sampler = sampling.uniform(labels.rows, batch_size=config["train"]["batch_size"])
+    label = {"class": labels.onehot}
+    folders = [folder] if n == 1 else [folder / f"member_{i}" for i in range(n)]
+    for each in folders:
+        each.mkdir(parents=True, exist_ok=True)
+    return [
+        train.Network(each, system, label, labels.rows, sampler, config["seed"] + i) for i, each in enumerate(folders)
+    ]
+
+
+def trained_states(config, networks: list[train.Network], store: Store, mesh, watch: timing.Watch) -> list[TrainState]:
+    """The networks' trained states."""
     settings = config["train"]
-    folder.mkdir(parents=True, exist_ok=True)
-    logging.info("%s: training on %d clips, %d classes", name, labels.rows.sum(), len(labels.names))
+    folders = dict.fromkeys(network.folder for network in networks)
+    name = networks[0].folder.name if len(folders) == 1 else f"{len(folders)} networks"
+    clips = sum({id(n.label): int(n.rows.sum()) for n in networks}.values())
+    found = sorted({n.label["class"].shape[1] for n in networks})
+    logging.info("%s: training on %d clips, %s classes", name, clips, " to ".join(map(str, found[:1] + found[1:][-1:])))
     with reporter(f"{name}: compiling") as report:
 
         def on_chunk(step, stop, metrics, clips_per_s):
             values = "  ".join(f"{k} {metrics[k]:.{n}f}" for k, n in (("loss", 3), ("accuracy", 2)) if k in metrics)
             report(step, stop, f"{name}: step {step}  {values}  {clips_per_s:.0f} clips/s")
 
-        state = train.train(
-            system,
+        states = train.train(
+            networks,
             store,
-            sampling.uniform(labels.rows, batch_size=settings["batch_size"]),
-            train.sample(store, labels.rows),
-            folder,
             steps=settings["steps"],
             chunk=settings["chunk"],
             checkpoint_every=settings["checkpoint_every"],
-            seed=config["seed"],
             mesh=mesh,
             progress=on_chunk,
+            watch=watch,
         )
-    if warning := train.collapse_warning(folder, len(labels.names)):
-        logging.warning("warning: %s: %s", name, warning)
-    with reporter(f"{name}: embedding") as report:
-        e = evaluate.embed_clips(
-            system,
-            state,
+    for network in networks:
+        if warning := train.collapse_warning(network.folder, network.label["class"].shape[1]):
+            logging.warning("warning: %s: %s", network.folder, warning)
+    return states
+
+
+def embeddings(
+    config, group: Group, networks: list[train.Network], states: list[TrainState], store: Store, mesh, watch
+) -> Iterator[dict[str, np.ndarray]]:
+    """embed's dict over the group's clips from each of its networks, kept in their folders."""
+    with reporter(f"{group.name}: embedding") as report, watch.phase("embed"):
+        made = evaluate.embed_clips(
+            networks[0].system,
+            states,
             store,
-            rows,
+            group.rows,
             units=config["score"]["units"],
             mesh=mesh,
-            progress=lambda done, total: report(done, total, f"{name}: embedded {done} of {total} clips"),
+            progress=lambda done, total: report(done, total, f"{group.name}: embedded {done} of {total} clips"),
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file.with_suffix(".tmp"), "wb") as temporary:
-        np.savez(temporary, **e)
-    os.replace(file.with_suffix(".tmp"), file)
-    return e
+        for network, e in zip(networks, made, strict=True):
+            file = network.folder / "embeddings" / "embeddings.npz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file.with_suffix(".tmp"), "wb") as temporary:
+                np.savez(temporary, **e)
+            os.replace(file.with_suffix(".tmp"), file)
+            yield e
 
 
-def score_columns(scorer: str, clips: Clips, scores: np.ndarray) -> dict[str, np.ndarray]:
+def read_embeddings(folder: Path) -> dict[str, np.ndarray] | None:
+    """What a finished run left in a network's folder, or None."""
+    file = folder / "embeddings" / "embeddings.npz"
+    if not file.exists():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        logging.warning("%s cannot be read (%s): embedding anew", file, error)
+        return None
+
+
+def score_columns(scorer: str, member: int, clips: Clips, scores: np.ndarray) -> dict[str, np.ndarray]:
     """Columns of scores.csv for the clips that have a score."""
     known = ~np.isnan(scores)
     clips = clips[known]
     return {
         "scorer": np.full(len(clips), scorer),
-        "member": np.zeros(len(clips), int),
+        "member": np.full(len(clips), str(member)),
         "machine": clips.machine,
         "section": clips.section,
         "domain": clips.domain,

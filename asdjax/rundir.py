@@ -36,7 +36,7 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
         before, after = flatten(old), flatten(json.loads(json.dumps(config)))
         differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
         # of these, none changes what was learnt: that the recordings are the same, `claim` sees
-        free = ("score.", "data.cache", "data.root", "data.ground_truth")
+        free = ("score.", "data.cache", "data.root", "data.ground_truth", "data.resident", "train.groups")
         lasting = [k for k in differing if not k.startswith(free)]
         if lasting:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)

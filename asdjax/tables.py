@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from asdjax import metrics
-from asdjax.results import RMS, Result
+from asdjax.results import ENSEMBLE, RMS, Result
+
+
+class _Line(NamedTuple):
+    """Numbers of a scorer: of its one member, of the ensemble, or means over members with their std."""
+
+    label: str
+    values: Mapping[tuple, float]  # (machine, section, domain, metric) -> value
+    std: Mapping[tuple, float]
 
 
 def print_tables(rows: Iterable[Result], year: int | str, *, console: Any = None) -> None:
-    """Prints a table per scorer and member in the form of the reports, then all of them in one; in percent.
+    """Prints a table per scorer in the form of the reports, then all of them in one; in percent.
 
-    No scorer is singled out: the choice between them must not be made by test labels.
+    Of several members the tables show mean and std, and the last one the ensemble. No scorer is singled out: the choice
+    between them must not be made by test labels.
 
     Args:
         rows: those of results.csv.
@@ -23,16 +32,25 @@ def print_tables(rows: Iterable[Result], year: int | str, *, console: Any = None
     from rich.markup import escape
 
     console = console or Console()
-    systems: dict[tuple[str, int], dict] = {}
+    systems: dict[str, dict[str, dict]] = {}
     for row in rows:
-        systems.setdefault(row[:2], {})[row[2:6]] = row.value
-    columns = _table_columns({key for values in systems.values() for key in values})
-    several = len({member for _, member in systems}) > 1
-    named = {escape(f"{key[0]} member {key[1]}" if several else key[0]): values for key, values in systems.items()}
-    for name, values in named.items():
-        console.print(_detail(f"{name}, {year}, in %", values, columns))
-    if named:
-        console.print(_summary(f"all scorers, {year}: means over machines and sections, in %", named, columns))
+        systems.setdefault(escape(row.scorer), {}).setdefault(row.member, {})[row[2:6]] = row.value
+    columns = _table_columns({key for members in systems.values() for values in members.values() for key in values})
+    lines = {scorer: _lines(members) for scorer, members in systems.items()}
+    for scorer, (first, *_) in lines.items():
+        of = f"{scorer}, {year}" + (f": {first.label}" if first.std else "")
+        console.print(_detail(f"{of}, in %", first, columns))
+    if lines:
+        console.print(_summary(f"all scorers, {year}: means over machines and sections, in %", lines, columns))
+
+
+def _lines(members: Mapping[str, Mapping]) -> list[_Line]:
+    """What the tables show of a scorer, the line of its own table first."""
+    if "mean" not in members:
+        return [_Line("", values, {}) for values in members.values()]
+    numbered = members.keys() - {"mean", "std", ENSEMBLE}
+    mean = _Line(f"mean ± std of {len(numbered)} members", members["mean"], members["std"])
+    return [mean] + [_Line(f"{ENSEMBLE} ± 95 %", members[ENSEMBLE], {})] * (ENSEMBLE in members)
 
 
 def _table_columns(keys: set[tuple]) -> list[tuple[str, str]]:
@@ -51,16 +69,16 @@ def _mean(columns: list[tuple[str, str]]) -> tuple[str, str]:
     return ("harmonic mean", "h. mean") if by_domain else ("arithmetic mean", "average")
 
 
-def _detail(title: str, values: Mapping[tuple, float], columns: list[tuple[str, str]]) -> Any:
+def _detail(title: str, line: _Line, columns: list[tuple[str, str]]) -> Any:
     """The table of one scorer: its sections, the mean of each machine with several, the mean of all."""
     mean, label = _mean(columns)
     table = _new_table(title, ("machine", "section"), columns)
 
     def add(machine, section, label):
-        table.add_row(machine, label, *(_percent(values, machine, section, *column) for column in columns))
+        table.add_row(machine, label, *(_cell(line, machine, section, *column) for column in columns))
 
-    for machine in dict.fromkeys(key[0] for key in values if key[0] != "all"):
-        sections = dict.fromkeys(key[1] for key in values if key[0] == machine and not key[1].endswith(" mean"))
+    for machine in dict.fromkeys(key[0] for key in line.values if key[0] != "all"):
+        sections = dict.fromkeys(key[1] for key in line.values if key[0] == machine and not key[1].endswith(" mean"))
         for section in sections:
             add(machine, section, section)
         if len(sections) > 1:
@@ -71,16 +89,24 @@ def _detail(title: str, values: Mapping[tuple, float], columns: list[tuple[str, 
     return table
 
 
-def _summary(title: str, named: Mapping[str, Mapping], columns: list[tuple[str, str]]) -> Any:
+def _summary(title: str, lines: Mapping[str, list[_Line]], columns: list[tuple[str, str]]) -> Any:
     """The table of all scorers: means over machines and sections, official score with its bootstrap interval."""
     mean, label = _mean(columns)
     columns = [column for column in columns if column[0] == "AUC"] + [("pAUC", ""), (f"{RMS} AUC", "")]
     score = "mean of average AUC and pAUC" if label == "average" else "official score"
+    several = any(own[0].std for own in lines.values())  # then each row says what its ± is
     table = _new_table(title, ("scorer",), columns)
-    table.add_column("mean of both\n± 95 %" if label == "average" else "official score\n± 95 %", justify="right")
-    for name, values in named.items():
-        omega, width = (_percent(values, "all", "", metric, "") for metric in (score, f"{score} bootstrap95"))
-        table.add_row(name, *(_percent(values, "all", mean, *column) for column in columns), f"{omega} ± {width}")
+    last = "mean of both" if label == "average" else "official score"
+    table.add_column(last if several else f"{last}\n± 95 %", justify="right")
+    for scorer, own in lines.items():
+        if own[0].std:
+            table.add_row(scorer)
+        for line in own:
+            omega, width = _percent(line.values, "all", "", score, ""), _percent(line.std, "all", "", score, "")
+            if not line.std:
+                width = _percent(line.values, "all", "", f"{score} bootstrap95", "")
+            name = f"  {line.label}" if line.label else scorer
+            table.add_row(name, *(_cell(line, "all", mean, *column) for column in columns), f"{omega} ± {width}")
     return table
 
 
@@ -95,6 +121,11 @@ def _new_table(title: str, names: tuple[str, ...], columns: list[tuple[str, str]
         first, _, second = metric.partition(" ")  # 'rms-only AUC' takes two lines
         table.add_column(f"{first}\n{domain or second}".strip(), justify="right")
     return table
+
+
+def _cell(line: _Line, machine: str, section: str, metric: str, domain: str) -> str:
+    value, std = (_percent(values, machine, section, metric, domain) for values in (line.values, line.std))
+    return value if std == "-" else f"{value} ±{std}"
 
 
 def _percent(values: Mapping[tuple, float], machine: str, section: str, metric: str, domain: str) -> str:

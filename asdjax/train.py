@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from asdjax import augment, checkpoint, frontends, heads, models, optim, parallel, systems
+from asdjax import augment, checkpoint, chunks, frontends, heads, models, optim, parallel, systems, timing
 from asdjax.core import InputError, Parts, Preempted, System, TrainState, build
 from asdjax.data import feed
 from asdjax.data.sampling import Sampler
@@ -47,107 +49,200 @@ def make(config: Mapping[str, Any], n_classes: int) -> System:
     return build(systems, config["system"], parts=parts)
 
 
-def sample(store: feed.Store, rows: np.ndarray, size: int = 512) -> dict:
-    """Up to `size` training clips, evenly spread over `rows` (N,) bool, as a float batch for `System.init`."""
-    chosen = np.flatnonzero(rows)
-    chosen = chosen[np.linspace(0, len(chosen) - 1, min(size, len(chosen))).astype(int)]
-    wave, gain, label = store.take(chosen)
-    return {"wave": wave.astype(np.float32) * gain[:, None], "label": label}
+class Network(NamedTuple):
+    """One network to train, and what it learns from.
+
+    Attributes:
+        folder: gets metrics.jsonl and checkpoints/.
+        system: what to train.
+        label: dict of (N, ...) float32 over all clips of the store.
+        rows: (N,) bool, the clips that it learns from.
+        sampler: (seed, step) -> rows (B,) of the store.
+        seed: of the network, the batches and the augmentations.
+    """
+
+    folder: Path
+    system: System
+    label: dict[str, np.ndarray]
+    rows: np.ndarray
+    sampler: Sampler
+    seed: int
 
 
-def make_chunk(system: System, mesh: Mesh):
-    """Compiles S updates into one program: (state, key, store, rows (S, B)) -> (state, metrics of (S,))."""
-    whole, split = parallel.replicated(mesh), parallel.sharded(mesh)
+def shapes(network: Network, samples: int) -> TrainState:
+    """The network's state as a tree of ShapeDtypeStruct, for clips of so many samples."""
+    label = {k: jax.ShapeDtypeStruct((2, *v.shape[1:]), v.dtype) for k, v in network.label.items()}
+    batch = {"wave": jax.ShapeDtypeStruct((2, samples), jnp.float32), "label": label}
+    return jax.eval_shape(network.system.init, jax.random.key(0), batch)
 
-    def chunk(state: TrainState, key: jax.Array, store: feed.Store, rows: jax.Array):
-        def step(state, rows):
-            wave, gain, label = store.take(rows)
-            batch = {"wave": wave.astype(jnp.float32) * gain[:, None], "label": label}
-            batch = jax.lax.with_sharding_constraint(batch, split)
-            return system.update(state, jax.random.fold_in(key, state.step), batch)
 
-        return jax.lax.scan(step, state, rows)
+def largest(networks: list[Network], samples: int) -> Network | None:
+    """The network whose program can train them all, the others padded to its classes; None: they are not alike."""
+    found = [shapes(network, samples) for network in networks]
+    padded = chunks.padded_shapes(found)
+    return next((network for network, own in zip(networks, found, strict=True) if own == padded), None)
 
-    return jax.jit(chunk, donate_argnums=0, out_shardings=whole)
+
+def initial(networks: list[Network], store: feed.Store, mesh: Mesh, size: int = 512) -> Iterator[TrainState]:
+    """`System.init`'s states on the host, each from up to `size` of the network's clips, evenly spread."""
+    whole = parallel.replicated(mesh)
+    for system, same in itertools.groupby(networks, lambda network: network.system):  # members share one program
+
+        def init(seed, sample, system=system):
+            every = jnp.arange(len(sample.gain))
+            return system.init(jax.random.key(seed), sample.batch(every, every))
+
+        init = jax.jit(init, out_shardings=whole)
+        for network in same:
+            chosen = np.flatnonzero(network.rows)
+            chosen = chosen[np.linspace(0, len(chosen) - 1, min(size, len(chosen))).astype(int)]
+            label = {k: v[chosen] for k, v in network.label.items()}
+            sample = parallel.fetch(feed.Store(store.wave[chosen], store.gain[chosen], label))
+            yield parallel.fetch(init(*parallel.put((np.asarray(network.seed, np.uint32), sample), whole)))
+
+
+def restored(managers: list, likes: list[TrainState]) -> list[TrainState] | None:
+    """The networks' newest checkpoints of one step, as process 0 finds them; None where there are none."""
+    found = checkpoint.restore_all(managers, likes) if parallel.is_first() else None
+    leaves = None if found is None else {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(found))}
+    leaves = parallel.from_first(leaves)
+    if leaves is None:
+        return None
+    return jax.tree.unflatten(jax.tree.structure(likes), [leaves[str(i)] for i in range(len(leaves))])
 
 
 def train(
-    system: System,
+    networks: list[Network],
     store: feed.Store,
-    sampler: Sampler,
-    init_batch: dict,
-    folder: Path,
     *,
     steps: int,
     chunk: int,
     checkpoint_every: int,
-    seed: int,
     mesh: Mesh,
+    lowering: str = "",
     progress=None,
-) -> TrainState:
-    """Trains from the newest checkpoint in `folder`, or from the start, to `steps` (rounded up to whole chunks).
+    watch: timing.Watch | None = None,
+) -> list[TrainState]:
+    """Trains networks in one program, from the newest checkpoints in their folders, or from the start, to `steps`.
 
     Args:
-        system: what to train; where `update` is None, init's state is returned.
-        store: the clips.
-        sampler: (seed, step) -> rows (B,) of the store.
-        init_batch: a batch for `System.init`.
-        folder: gets metrics.jsonl and checkpoints/.
-        steps: optimizer steps.
+        networks: E of them, alike (see `largest`).
+        store: the clips, resident on the devices or on the host; its labels are not looked at.
+        steps: optimizer steps, rounded up to whole chunks.
         chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be the brake.
         checkpoint_every: steps between checkpoints (at chunk borders; the last step always has one).
-        seed: of the network, the batches and the augmentations.
         mesh: the devices.
-        progress: called as progress(step, steps, metrics, clips_per_s) after each chunk.
+        lowering: how the networks share the devices, see chunks.make_chunk; '': chunks.lowering.
+        progress: called as progress(step, steps, metrics, clips_per_s) for each chunk; metrics are means over networks.
+        watch: gets the seconds of each phase.
+
+    Returns:
+        states of numpy arrays.
 
     Raises:
-        Diverged: loss or gradient not finite; the newest checkpoint is from before.
-        Preempted: SIGTERM came; a checkpoint of the last whole chunk is there.
+        UsageError: the batch does not split over the devices. Diverged: a loss or gradient is not finite; the newest
+            checkpoint is from before. Preempted: SIGTERM came, to any process; a checkpoint of the last chunk is there.
     """
-    whole = parallel.replicated(mesh)
-    key = jax.device_put(jax.random.key(seed), whole)
-    state = jax.jit(system.init, out_shardings=whole)(key, init_batch)
-    if system.update is None:
-        return state
-    chunk = chunk or (1 if jax.default_backend() == "cpu" else 8)
-    run_chunk = make_chunk(system, mesh)
-    terminated = []
+    watch, samples = watch or timing.Watch(), store.wave.shape[1]
+    likes = [shapes(network, samples) for network in networks]
+    system = largest(networks, samples).system
+    terminated: list[bool] = []
     previous = signal.signal(signal.SIGTERM, lambda *_: terminated.append(True))
-    checkpoints = checkpoint.manager(folder / "checkpoints")
-    try:
-        state = checkpoint.restore(checkpoints, state) or state
-        start = int(state.step)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(signal.signal, signal.SIGTERM, previous)
+        first = networks if parallel.is_first() else []  # process 0 alone has files
+        managers = [checkpoint.manager(network.folder / "checkpoints") for network in first]
+        for manager in managers:
+            cleanup.callback(manager.close)
+        with watch.phase("start"):
+            states = restored(managers, likes) or list(initial(networks, store, mesh))
+        start = int(states[0].step)
+        chunk = chunk or (1 if jax.default_backend() == "cpu" else 8)
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
-        if start:
-            logging.info("%s: resumed at step %d of %d", folder, start, stop)
-        saved = start
-        with open(open_log(folder / "metrics.jsonl", start), "a", buffering=1) as log:
-            for batch, rows in feed.chunks(store, sampler, seed=seed, start=start, stop=stop, chunk=chunk):
+        if start and system.update:
+            logging.info("%s: resumed at step %d of %d", networks[0].folder, start, stop)
+        if system.update is None or start == stop:
+            return states
+        logs = [
+            cleanup.enter_context(open(open_log(network.folder / "metrics.jsonl", start), "a", buffering=1))
+            for network in first
+        ]
+
+        how = lowering or chunks.lowering(len(networks), mesh)
+        program = chunks.make_chunk(system, mesh, lowering=how, resident=feed.is_resident(store))
+        whole, split = parallel.replicated(mesh), parallel.sharded(mesh)
+        held = split if how == "shard" else whole
+        state = parallel.put(chunks.stack(states, chunks.padded_shapes(likes)), held)
+        seeds = parallel.put(np.array([network.seed for network in networks], np.uint32), held)
+        table, offsets = labels_of(networks)
+        store = store._replace(label=parallel.put(table, whole) if feed.is_resident(store) else table)
+        pending, saved, began = None, start, time.perf_counter()
+
+        def settle() -> bool:
+            """Waits for the chunk under way and reports it; whether a process was asked to stop by then."""
+            nonlocal began
+            step, metrics, asked = pending
+            with watch.phase("wait for devices"):
+                metrics, asked = parallel.fetch((metrics, asked))
+            now = time.perf_counter()
+            seconds, began = now - began, now
+            watch.add("train", seconds)
+            for i, log in enumerate(logs):
+                write_log(log, {k: v[i] for k, v in metrics.items()}, step, seconds)
+            check_finite(metrics, step - chunk, networks, saved)
+            if progress:
+                clips = chunk * sum(len(network.sampler(0, 0)) for network in networks)
+                progress(step, stop, {k: float(v[:, -1].mean()) for k, v in metrics.items()}, clips / seconds)
+            return bool(asked)
+
+        step, asked = start, False
+        requests = rows_of(networks, offsets, start, stop, chunk)
+        for clips, rows in feed.feed(store, requests, mesh, axis=0 if how == "shard" else 2):
+            flags = parallel.put(np.full(mesh.size, bool(terminated)), split)
+            if pending is None and step == start:
+                if how != "shard":
+                    parallel.check_batch(mesh, rows[0].shape[2])
+                with watch.phase("compile"):
+                    program = program.lower(state, seeds, clips, rows, flags).compile()
                 began = time.perf_counter()
-                batch = jax.device_put(batch, whole)
-                rows_on_mesh = jax.device_put(rows, parallel.sharded(mesh, 1))
-                with jax.transfer_guard("disallow"):
-                    state, metrics = run_chunk(state, key, batch, rows_on_mesh)
-                metrics = parallel.fetch(metrics)
-                step, seconds = int(state.step), time.perf_counter() - began
-                write_log(log, metrics, step, seconds)
-                check_finite(metrics, step - chunk, checkpoints)
-                if run_chunk._cache_size() != 1:
-                    raise RuntimeError("the train step was compiled more than once: a shape or a type changed")
-                if step == stop or step - saved >= checkpoint_every or terminated:
-                    checkpoint.save(checkpoints, state)
-                    saved = step
-                if progress:
-                    progress(step, stop, {k: float(v[-1]) for k, v in metrics.items()}, rows.size / seconds)
-                if terminated:
-                    break
-        if terminated:
-            step = int(state.step)
+            with jax.transfer_guard("disallow"):
+                state, metrics, now_asked = program(state, seeds, clips, rows, flags)
+            step += chunk
+            asked = pending is not None and settle()
+            pending = step, metrics, now_asked
+            if step == start + chunk and (said := watch.first_step()):
+                jax.block_until_ready(state)
+                logging.info("%s", said)
+            if step == stop or asked or step - saved >= checkpoint_every:
+                asked, pending = settle() or asked, None
+                with watch.phase("checkpoint"):
+                    states = chunks.unstack(parallel.fetch(state), likes)
+                    for manager, one in zip(managers, states, strict=False):
+                        checkpoint.save(manager, one)
+                saved, began = step, time.perf_counter()
+            if asked:
+                break
+        if parallel.anyone(asked or bool(terminated)):
             raise Preempted(f"stopped by SIGTERM at step {step} of {stop}; saved, the same command resumes")
-    finally:
-        checkpoints.close()
-        signal.signal(signal.SIGTERM, previous)
-    return state
+        return states
+
+
+def labels_of(networks: list[Network]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The networks' labellings, each once, as one table (G * N, ...), and where each network's begins: (E,)."""
+    different = list({id(network.label): network.label for network in networks}.values())
+    which = [next(i for i, label in enumerate(different) if label is network.label) for network in networks]
+    clips = len(networks[0].rows)
+    return chunks.label_table(different), np.array(which) * clips
+
+
+def rows_of(
+    networks: list[Network], offsets: np.ndarray, start: int, stop: int, chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each chunk from step `start` to `stop`, the rows (E, S, B) into the clips and into the table of labels."""
+    for first in range(start, stop, chunk):
+        every = range(first, first + chunk)
+        rows = np.stack([np.stack([network.sampler(network.seed, step) for step in every]) for network in networks])
+        yield rows, rows + offsets[:, None, None]
 
 
 def open_log(path: Path, start: int) -> Path:
@@ -172,16 +267,16 @@ def write_log(log, metrics: dict[str, np.ndarray], step: int, seconds: float) ->
         log.write(json.dumps({"step": step - n + i + 1, **values, "seconds": seconds / n}) + "\n")
 
 
-def check_finite(metrics: dict[str, np.ndarray], first: int, checkpoints) -> None:
-    """Raises Diverged at the first step whose loss or gradient is not finite."""
+def check_finite(metrics: dict[str, np.ndarray], first: int, networks: list[Network], saved: int) -> None:
+    """Raises Diverged at the first step whose loss or gradient, in any network's metrics (E, S), is not finite."""
     bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["gradient_norm"]))
     if bad.any():
-        i = int(bad.argmax())
-        last = checkpoints.latest_step()
-        kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint was saved yet"
+        i = int(bad.any(0).argmax())
+        e = int(bad[:, i].argmax())
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was saved yet"
         raise Diverged(
-            f"training diverged at step {first + i + 1}: loss {metrics['loss'][i]}, gradient norm "
-            f"{metrics['gradient_norm'][i]}; {kept}. Try a smaller config.optim.lr"
+            f"{networks[e].folder}: training diverged at step {first + i + 1}: loss {metrics['loss'][e, i]}, gradient "
+            f"norm {metrics['gradient_norm'][e, i]}; {kept}. Try a smaller config.optim.lr"
         )
 
 

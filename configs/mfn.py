@@ -43,6 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
         seconds=0.0,  # 0: the longest clip
         length="tile",  # our choice: shorter clips are repeated
         cache="",  # '': the user's cache folder
+        resident=True,  # the clips live on the device where they fit in half its memory
     )
     config.frontend = dict(
         name="log_mel",
@@ -85,6 +86,8 @@ def get_config(variant: str = "") -> ConfigDict:
         batch_size=32,  # our choice: windows, one of each clip drawn
         chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
         checkpoint_every=40,  # steps: half a minute
+        members=1,  # networks that differ by their seed: seed, seed + 1, ...; more give error bars and an ensemble
+        groups="one_by_one",  # or 'together': the networks of all groups in one program
     )
     config.score = dict(
         units=256,  # our choice: windows through the network at once, 1 GB

@@ -125,6 +125,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         seconds=0.0,
         length="tile",
         cache="",
+        resident=True,  # the clips live on the device where they fit in half its memory
     )
     config.frontend = dict(
         name="spectrogram",
@@ -152,6 +153,8 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         batch_size=128,  # not stated: as STgram-MFN; windows
         chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
         checkpoint_every=1000,
+        members=1,  # not stated: no ensemble is reported
+        groups="one_by_one",  # or 'together': the machines' networks in one program
     )
     config.score = dict(
         units=72,  # windows through the network at once; 18 a clip, some 30 MB each

@@ -169,8 +169,8 @@ def test_linear_by_hand():
 def test_parameters():
     """The classifiers of Bai 2022, Table 1: 128 x 6 + 6 and 128 x 6; Xavier's bound is sqrt(6 / (128 + 6))."""
     linear, margin = start(heads.Linear(6), 128), start(heads.ArcFace(6), 128)
-    assert [sum(a.size for a in jax.tree.leaves(v)) for v in (linear, margin)] == [774, 768]
-    (weight,) = jax.tree.leaves(margin)
+    assert [sum(a.size for a in jax.tree.leaves(v["params"])) for v in (linear, margin)] == [774, 768]
+    (weight,) = jax.tree.leaves(margin["params"])
     bound = math.sqrt(6 / 134)
     assert weight.shape == (6, 128)
     assert 0.95 * bound < float(jnp.abs(weight).max()) <= bound

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import train_worker
 
 from asdjax import checkpoint, parallel, train
 from asdjax.core import InputError, Preempted, UsageError
+from asdjax.data import feed
 
 STEPS = 24
 
@@ -28,11 +30,12 @@ def losses(folder):
 def unbroken(tmp_path_factory):
     """Folder and state of a run from start to end in this process."""
     folder = tmp_path_factory.mktemp("unbroken")
-    return folder, train_worker.main(folder, STEPS)
+    (state,) = train_worker.main(folder, STEPS)
+    return folder, state
 
 
-def start(folder, pause, **env):
-    command = [sys.executable, Path(train_worker.__file__), str(folder), str(STEPS), str(pause)]
+def start(folder, pause, *processes, **env):
+    command = [sys.executable, Path(train_worker.__file__), str(folder), str(STEPS), str(pause), *processes]
     return subprocess.Popen(
         command, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -70,7 +73,7 @@ def test_stopped_and_killed_runs_end_as_the_unbroken_one(unbroken, tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as log:
         log.write('{"step": 19, "lo')  # a line torn by the kill
 
-    state = train_worker.main(tmp_path, STEPS)
+    (state,) = train_worker.main(tmp_path, STEPS)
     np.testing.assert_array_equal(losses(tmp_path), losses(unbroken[0]))
     jax.tree.map(np.testing.assert_array_equal, state, unbroken[1])
 
@@ -81,6 +84,98 @@ def test_eight_devices_equal_one(unbroken, tmp_path):
     assert process.returncode == 0, said
     np.testing.assert_allclose(losses(tmp_path), losses(unbroken[0]), rtol=2e-4)
     np.testing.assert_allclose(losses(tmp_path)[:4], losses(unbroken[0])[:4], rtol=2e-6)
+
+
+def test_eight_devices_with_a_member_each_or_clips_from_the_host(unbroken, tmp_path):
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
+    code = f"""
+import train_worker
+train_worker.main({str(tmp_path / "members")!r}, 4, members=8)
+train_worker.main({str(tmp_path / "host")!r}, 4, resident=False)
+"""
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "members" / "member_0"), losses(unbroken[0])[:4], rtol=2e-6)
+    np.testing.assert_allclose(losses(tmp_path / "host"), losses(unbroken[0])[:4], rtol=2e-6)
+
+
+def test_clips_from_the_host_give_the_same_losses(unbroken, tmp_path):
+    train_worker.main(tmp_path, 8, resident=False)
+    np.testing.assert_array_equal(losses(tmp_path), losses(unbroken[0])[:8])
+
+
+@pytest.mark.parametrize("lowering, rtol", [("map", 0.0), ("vmap", 1e-4)])
+def test_members_equal_separate_runs_with_their_seeds(lowering, rtol, unbroken, tmp_path):
+    """Member 0 has the seed of the unbroken run; member 1 that of a run of its own."""
+    train_worker.main(tmp_path, 6, members=2, lowering=lowering)
+    np.testing.assert_allclose(losses(tmp_path / "member_0"), losses(unbroken[0])[:6], rtol=rtol)
+    if not rtol:
+        train_worker.main(tmp_path / "alone", 6, seed=4)
+        np.testing.assert_array_equal(losses(tmp_path / "member_1"), losses(tmp_path / "alone"))
+
+
+def test_a_kill_between_two_members_checkpoints_is_mended(tmp_path):
+    train_worker.main(tmp_path / "whole", 8, members=2)
+    train_worker.main(tmp_path / "torn", 8, members=2)
+    with checkpoint.manager(tmp_path / "torn" / "member_1" / "checkpoints") as kept:
+        kept.delete(8)  # member 0 has steps 4 and 8
+    train_worker.main(tmp_path / "torn", 8, members=2)
+    for member in ("member_0", "member_1"):
+        np.testing.assert_array_equal(losses(tmp_path / "torn" / member), losses(tmp_path / "whole" / member))
+
+
+def test_machines_with_other_numbers_of_classes_are_trained_together(tmp_path):
+    """The smaller network, padded to the classes of the larger, ends as when it is trained alone."""
+    few, many = tiny.tones(classes=3, seed=0), tiny.tones(classes=5, seed=0)
+    network = {n: train_worker.networks(tmp_path / str(n), store)[0] for n, store in ((3, few), (5, many))}
+    mesh, options = parallel.data_mesh(), dict(steps=6, chunk=2, checkpoint_every=4)
+    small, large = train.train(list(network.values()), few, mesh=mesh, **options)
+    assert small.params["head"]["kernel"].shape == (3, 8) and large.params["head"]["kernel"].shape == (5, 8)
+    (alone,) = train.train([network[3]._replace(folder=tmp_path / "alone")], few, mesh=mesh, **options)
+    np.testing.assert_allclose(losses(tmp_path / "3"), losses(tmp_path / "alone"), rtol=1e-5)
+    assert not np.allclose(losses(tmp_path / "3"), losses(tmp_path / "5"))
+    # not the whole state: weights that a later BatchNorm cancels drift with Adam on mere rounding
+    np.testing.assert_allclose(small.params["head"]["kernel"], alone.params["head"]["kernel"], rtol=0, atol=1e-4)
+
+
+def test_networks_that_differ_in_kind_are_not_alike():
+    store = tiny.tones()
+    (one,) = train_worker.networks("a", store)
+    config = tiny.config(backbone={**tiny.CONFIG["backbone"], "embedding": 4})
+    other = one._replace(system=train.make(config, 4))
+    samples = store.wave.shape[1]
+    assert train.largest([one, one], samples) is one
+    assert train.largest([one, other], samples) in (one, None)
+    config = tiny.config(backbone={**tiny.CONFIG["backbone"], "rows": ((2, 8, 2, 2),)})
+    assert train.largest([one, one._replace(system=train.make(config, 4))], samples) is None
+
+
+def test_the_feed_ahead_passes_errors_on_and_ends_with_its_reader():
+    def items(upto, fail=False):
+        for i in range(upto):
+            made.append(i)
+            yield i
+        if fail:
+            raise OSError("disk gone")
+
+    made = []
+    assert list(feed.ahead(items(3))) == [0, 1, 2]
+    with pytest.raises(OSError, match="disk gone"):
+        list(feed.ahead(items(2, fail=True)))
+    made.clear()
+    reader = feed.ahead(items(100))
+    assert next(reader) == 0
+    reader.close()
+    assert len(made) < 10 and "feed" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_bank_larger_than_its_share_of_memory_does_not_fit(monkeypatch):
+    store = tiny.tones(n=4)
+    assert feed.fits(store)
+    monkeypatch.setattr(feed, "RESIDENT_SHARE", 1e-12)
+    assert not feed.fits(store)
 
 
 def test_a_batch_that_does_not_split_is_refused():
@@ -103,8 +198,8 @@ def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path):
 
 
 def test_steps_are_rounded_up_to_whole_chunks(tmp_path):
-    assert int(train_worker.main(tmp_path, 3).step) == 4
-    assert int(train_worker.main(tmp_path, 4).step) == 4  # already there
+    assert int(train_worker.main(tmp_path, 3)[0].step) == 4
+    assert int(train_worker.main(tmp_path, 4)[0].step) == 4  # already there
 
 
 def test_sigterm_in_the_last_chunk_stops_too(tmp_path, monkeypatch):
@@ -120,7 +215,7 @@ def test_damaged_checkpoints_are_told_and_passed_over(unbroken, tmp_path):
     state = unbroken[1]
     with checkpoint.manager(tmp_path) as kept:
         for step in (1, 2):
-            checkpoint.save(kept, state.replace(step=jax.numpy.asarray(step, jax.numpy.int32)))
+            checkpoint.save(kept, state.replace(step=np.asarray(step, np.int32)))
     for file in (tmp_path / "2").rglob("d/*"):  # orbax alone may restore such a state without a word
         spoiled = bytearray(file.read_bytes())
         for i in range(len(spoiled) // 4, 3 * len(spoiled) // 4):

@@ -1,32 +1,54 @@
-"""Trains the tiny system in a process of its own: python train_worker.py FOLDER STEPS SECONDS_PER_CHUNK."""
+"""Trains a tiny network in a folder; run as a program so that a test can stop, kill or shard it.
+
+python tests/train_worker.py FOLDER STEPS [PAUSE [HOST:PORT PROCESSES PROCESS]]
+"""
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import tiny
 
 from asdjax import parallel, train
 from asdjax.core import Preempted
-from asdjax.data import sampling
+from asdjax.data import feed, sampling
 
 
-def main(folder, steps=8, pause=0.0, store=None, **changes):
-    config, mesh = tiny.config(**changes), parallel.data_mesh()
-    store = tiny.tones() if store is None else store
-    every = sampling.uniform(rows := np.ones(len(store.gain), bool), batch_size=config["train"]["batch_size"])
+def networks(folder, store, members=1, seed=3):
+    config = tiny.config()
+    labelled = store.label["class"].any(1)
+    system = train.make(config, store.label["class"].shape[1])
+    sampler = sampling.uniform(labelled, batch_size=config["train"]["batch_size"])
+    folders = [Path(folder)] if members == 1 else [Path(folder, f"member_{i}") for i in range(members)]
+    return [train.Network(path, system, store.label, labelled, sampler, seed + i) for i, path in enumerate(folders)]
+
+
+def main(folder, steps, pause=0.0, *, store=None, members=1, seed=3, resident=True, **options):
+    """The trained states. Each chunk of two steps takes `pause` seconds longer, so that a test can interrupt it."""
+    store = store or tiny.tones()
+    mesh = parallel.data_mesh()
+    options = {"chunk": 2, "checkpoint_every": 4, **options}
     return train.train(
-        train.make(config, store.label["class"].shape[1]), store, every, train.sample(store, rows), Path(folder),
-        steps=steps, chunk=2, checkpoint_every=4, seed=3, mesh=mesh, progress=lambda *_: time.sleep(pause),
+        networks(folder, store, members, seed), feed.resident(store, mesh) if resident else store, steps=steps, mesh=mesh,
+        progress=lambda *_: time.sleep(pause), **options,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
+    arguments = sys.argv[1:]
     try:
-        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+        if arguments[3:]:
+            parallel.join(arguments[3], int(arguments[4]), int(arguments[5]))
+        main(arguments[0], int(arguments[1]), float(arguments[2]))
+        parallel.leave()
     except Preempted as stop:
         print(stop, flush=True)
-        sys.exit(75)
+        os._exit(75)
+    except Exception as error:
+        print(parallel.LOST if parallel.is_of_peer(error) else "", repr(error), flush=True)
+        os._exit(1)
