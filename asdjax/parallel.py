@@ -24,7 +24,6 @@ from jax.sharding import PartitionSpec as P
 
 from asdjax.core import InputError, UsageError, cache_folder
 
-
 LOST = "another process of this run ended; start all of them again with the same command, it resumes"
 
 

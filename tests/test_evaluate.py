@@ -6,7 +6,7 @@ from trees import MINI_ASD, needs_recordings
 
 from asdjax import evaluate, metrics, parallel
 from asdjax.core import Clips, Detector, InputError, System, UsageError
-from asdjax.data import audio, dcase
+from asdjax.data import audio, dcase, feed
 
 # the distance of a clip's number to the nearest number it was fitted on: easy to follow by hand
 NEAREST = Detector(
@@ -94,19 +94,25 @@ def test_a_section_without_training_clips_uses_the_machine():
     assert train.tolist() == [True, False, False] and rows.tolist() == [False, True, False]
 
 
-def test_padded_batches_change_nothing():
-    """Seven clips in batches of two: each clip's own numbers, in order, U units each."""
-    store = tiny.tones(n=9)
+@pytest.mark.parametrize("resident", [True, False])
+def test_padded_batches_change_nothing(resident):
+    """Seven clips in batches of two: each clip's own numbers, in order, U units each, from each member's state."""
+    store, mesh = tiny.tones(n=9), parallel.data_mesh()
 
     def embed(state, wave):
         return {"embedding": jnp.stack([wave.mean(1), wave[:, 0] * state], 1)[:, None]}
 
     rows = np.array([3, 1, 4, 0, 5, 8, 2])
-    e = evaluate.embed_clips(
-        System(None, None, embed), jnp.float32(2.0), store, rows, units=2, mesh=parallel.data_mesh()
+    held = feed.resident(store, mesh) if resident else store
+    done, states = [], [np.float32(2.0), np.float32(3.0)]
+    made = evaluate.embed_clips(
+        System(None, None, embed), states, held, rows, units=2, mesh=mesh, progress=lambda *now: done.append(now)
     )
     wave = store.wave[rows] / np.float32(32768)
-    np.testing.assert_allclose(e["embedding"], np.stack([wave.mean(1), wave[:, 0] * 2], 1)[:, None], atol=1e-6)
+    for e, state in zip(made, states, strict=True):
+        expected = np.stack([wave.mean(1), wave[:, 0] * state], 1)[:, None]
+        np.testing.assert_allclose(e["embedding"], expected, atol=1e-6)
+    assert done == sorted(done) and done[-1] == (14, 14)
 
 
 def test_rms_only_is_the_distance_from_the_mean_training_level(tmp_path):

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 import soundfile
 import tiny
 
-from asdjax import run, rundir
+from asdjax import chunks, evaluate, parallel, run, rundir, train
 from asdjax.core import UsageError
+from asdjax.data import feed
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +114,54 @@ def test_it_tells_a_strange_hum_from_a_known_one(finished):
     assert value(finished[0], scorer="knn", machine="fan", section="00", domain="source", metric="AUC") > 0.6
 
 
+@pytest.fixture(scope="module")
+def machines_with_members(data, tmp_path_factory):
+    """Two members of a network for each machine, all four in one program."""
+    workdir = tmp_path_factory.mktemp("members") / "r"
+    changes = {"data.group_by": "machine", "train.groups": "together", "train.members": 2, "train.steps": 4}
+    return workdir, run.run(settings(data, **changes), workdir), changes
+
+
+def test_members_and_their_ensemble_are_scored(machines_with_members):
+    from sklearn.metrics import roc_auc_score
+
+    workdir, _, _ = machines_with_members
+    rows = [r for r in table(workdir / "scores.csv") if r["scorer"] == "knn" and r["split"] == "test"]
+    rows = [r for r in rows if r["machine"] == "fan" and (r["domain"] == "source" or r["label"] == "1")]
+    scores = {m: {r["file"]: float(r["score"]) for r in rows if r["member"] == m} for m in ("0", "1", "ensemble")}
+    assert scores["0"] != scores["1"]
+    for file, score in scores["ensemble"].items():
+        assert score == pytest.approx((scores["0"][file] + scores["1"][file]) / 2)
+    label = {r["file"]: int(r["label"]) for r in rows}
+    place = {"scorer": "knn", "machine": "fan", "section": "00", "domain": "source", "metric": "AUC"}
+    auc = {}
+    for member, found in scores.items():
+        auc[member] = roc_auc_score([label[file] for file in found], list(found.values()))
+        assert value(workdir, member=member, **place) == pytest.approx(auc[member])
+    assert value(workdir, member="mean", **place) == pytest.approx((auc["0"] + auc["1"]) / 2)
+    assert value(workdir, member="std", **place) == pytest.approx(np.std([auc["0"], auc["1"]], ddof=1))
+
+
+def test_networks_trained_together_are_those_trained_one_by_one(machines_with_members, data, tmp_path):
+    """Up to rounding: fan has three classes, pump two, so that pump's network is padded."""
+    workdir, _, changes = machines_with_members
+    run.run(settings(data, **{**changes, "train.groups": "one_by_one"}), tmp_path / "r")
+    for machine in ("fan", "pump"):
+        for member in ("member_0", "member_1"):
+            log = Path("groups", machine, member, "metrics.jsonl")
+            together, alone = (
+                [json.loads(line)["loss"] for line in (folder / log).read_text().splitlines()]
+                for folder in (workdir, tmp_path / "r")
+            )
+            np.testing.assert_allclose(together, alone, rtol=1e-4)
+
+
+def test_where_the_time_went_is_kept(finished):
+    timing = json.loads((finished[0] / "timing.json").read_text())
+    assert {"load", "score", "report", "total"} <= timing["seconds"].keys()
+    assert timing["seconds"]["total"] >= sum(timing["seconds"][k] for k in ("load", "score", "report"))
+
+
 def test_a_second_call_only_scores_anew(finished, data, caplog):
     workdir, _ = finished
     before = (workdir / "groups/all/embeddings/embeddings.npz").stat().st_mtime_ns
@@ -187,6 +237,8 @@ def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog
         ({"train.batch_size": 1}, "at least 2"),
         ({"data.label": "sektion"}, "'sektion'; there is: section, machine"),
         ({"optim.lr": 0.0}, "lr > 0"),
+        ({"train.members": 0}, "members is 0; it must be at least 1"),
+        ({"train.groups": "all"}, "'all'; there is: one_by_one, together"),
         ({"seed": -1}, "at least 0"),
         ({"score.scorers": ()}, "at least one scorer"),
         ({"data.year": "1999"}, "1999.*2020"),
@@ -224,19 +276,47 @@ def test_mistakes_on_the_command_line(flags, code, message, tmp_path):
     assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
-def test_every_config_builds(file):
-    import importlib.util
-
+def configuration(file):
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_builds(file):
+    module = configuration(file)
     for variant in module.VARIANTS:
         config = module.get_config(variant).to_dict()
         run.check(config)
         json.dumps(config)
     with pytest.raises(ValueError, match="no such variant"):
         module.get_config("nonsense")
+
+
+@pytest.mark.parametrize(("file", "variant"), [("mfn", ""), ("morita2021", "mfn"), ("morita2021", "mnv2")])
+def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
+    """Nothing here has run on a TPU; that the programs are accepted for one is the least to be shown."""
+    config = configuration(ROOT / "configs" / f"{file}.py").get_config(variant).to_dict()
+    system, mesh = train.make(config, n_classes=6), parallel.data_mesh()
+    samples, rows = 2 * 16000 + 1024, jax.ShapeDtypeStruct((1, 2, 4), np.int32)
+    if config["cut"]["at"] == "frames":
+        samples = config["frontend"]["hop"] * config["cut"]["width"]
+    store = feed.Store(
+        jax.ShapeDtypeStruct((8, samples), np.int16),
+        jax.ShapeDtypeStruct((8,), np.float32),
+        {"class": jax.ShapeDtypeStruct((8, 6), np.float32)},
+    )
+    network = train.Network(Path(), system, {"class": np.zeros((8, 6), np.float32)}, None, None, 0)
+    state = train.shapes(network, samples)
+    states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
+    seeds, asked = jax.ShapeDtypeStruct((1,), np.uint32), jax.ShapeDtypeStruct((1,), bool)
+    chunk = chunks.make_chunk(system, mesh, lowering="map", resident=True)
+    exported = jax.export.export(chunk, platforms=["tpu"])(states, seeds, store, (rows, rows), asked)
+    assert "stablehlo.convolution" in exported.mlir_module()  # the form of TPUs, not that of CPUs
+    embed = evaluate.make_embed(system, mesh, resident=True)
+    rows = jax.ShapeDtypeStruct((4,), np.int32)
+    jax.export.export(embed, platforms=["tpu"])(state, store._replace(label={}), (rows, rows))
 
 
 def test_flatten():

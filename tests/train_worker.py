@@ -32,10 +32,9 @@ def main(folder, steps, pause=0.0, *, store=None, members=1, seed=3, resident=Tr
     store = store or tiny.tones()
     mesh = parallel.data_mesh()
     options = {"chunk": 2, "checkpoint_every": 4, **options}
-    return train.train(
-        networks(folder, store, members, seed), feed.resident(store, mesh) if resident else store, steps=steps, mesh=mesh,
-        progress=lambda *_: time.sleep(pause), **options,
-    )  # fmt: skip
+    some = networks(folder, store, members, seed)
+    held = feed.resident(store, mesh) if resident else store
+    return train.train(some, held, steps=steps, mesh=mesh, progress=lambda *_: time.sleep(pause), **options)
 
 
 if __name__ == "__main__":
