@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -61,12 +62,18 @@ def default_workdir() -> Path:
     return Path("runs", Path(file).stem + (f"-{variant}" if variant else ""))
 
 
+def on_sigterm(*_) -> None:
+    """SIGTERM outside the training, which saves a checkpoint first."""
+    raise Preempted("stopped by SIGTERM; the same command resumes")
+
+
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 bad data or a diverged training, 2 bad usage, 75 stopped by SIGTERM and resumable."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for noisy in ("absl", "jax", "orbax"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     several = _DISTRIBUTED.value or bool(_COORDINATOR.value)
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         if len(argv) > 1:
             raise UsageError(f"not understood: {' '.join(argv[1:])} (flags begin with --)")

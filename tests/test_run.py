@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,17 @@ def test_mistakes_on_the_command_line(flags, code, message, tmp_path):
     workdir = [f"--workdir={tmp_path / 'r'}"] if flags else []
     done = call(*flags, *workdir)
     assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_sigterm_before_training_is_no_failure(data, tmp_path):
+    """75: what started the run shall start it again."""
+    command = [sys.executable, "-m", "asdjax.main", "--config=configs/mfn.py", f"--workdir={tmp_path / 'r'}"]
+    env = {**os.environ, "ASDJAX_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    assert "making the embedded data set" in process.stderr.readline()
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75 and "the same command resumes" in said
 
 
 def configuration(file):
