@@ -31,8 +31,8 @@ class UsageError(InputError):
     """A flag or a config value is wrong."""
 
 
-class Preempted(Exception):
-    """The process was asked to stop (SIGTERM); what it had done is saved."""
+class Preempted(BaseException):
+    """The process was asked to stop (SIGTERM). No Exception, as KeyboardInterrupt, lest a handler of errors eats it."""
 
 
 def cache_folder() -> Path:
