@@ -31,7 +31,10 @@ def print_tables(rows: Iterable[Result], year: int | str, *, console: Any = None
     from rich.console import Console
     from rich.markup import escape
 
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:  # else a file would get 80 columns, too few for mean ± std
+            console.width = max(console.width, 110)
     systems: dict[str, dict[str, dict]] = {}
     for row in rows:
         systems.setdefault(escape(row.scorer), {}).setdefault(row.member, {})[row[2:6]] = row.value

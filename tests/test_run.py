@@ -284,7 +284,10 @@ def test_sigterm_before_training_is_no_failure(data, tmp_path):
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     assert "making the embedded data set" in process.stderr.readline()
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 75 and "the same command resumes" in said
 
 
