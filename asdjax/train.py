@@ -9,6 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,13 +87,15 @@ def largest(networks: list[Network], samples: int) -> Network | None:
 def initial(networks: list[Network], store: feed.Store, mesh: Mesh, size: int = 512) -> Iterator[TrainState]:
     """`System.init`'s states on the host, each from up to `size` of the network's clips, evenly spread."""
     whole = parallel.replicated(mesh)
+    # it runs once, so that on CPU optimising it takes longer than it saves
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     for system, same in itertools.groupby(networks, lambda network: network.system):  # members share one program
 
         def init(seed, sample, system=system):
             every = jnp.arange(len(sample.gain))
             return system.init(jax.random.key(seed), sample.batch(every, every))
 
-        init = jax.jit(init, out_shardings=whole)
+        init = jax.jit(init, out_shardings=whole, compiler_options=quick)
         for network in same:
             chosen = np.flatnonzero(network.rows)
             chosen = chosen[np.linspace(0, len(chosen) - 1, min(size, len(chosen))).astype(int)]
@@ -154,25 +157,29 @@ def train(
         managers = [checkpoint.manager(network.folder / "checkpoints") for network in first]
         for manager in managers:
             cleanup.callback(manager.close)
-        with watch.phase("start"):
-            states = restored(managers, likes) or list(initial(networks, store, mesh))
-        start = int(states[0].step)
+        with watch.phase("restore"):
+            found = restored(managers, likes)
+        start = int(found[0].step) if found else 0
         chunk = chunk or (1 if jax.default_backend() == "cpu" else 8)
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start and system.update:
             logging.info("%s: resumed at step %d of %d", networks[0].folder, start, stop)
         if system.update is None or start == stop:
-            return states
+            return found or list(initial(networks, store, mesh))
         logs = [
             cleanup.enter_context(open(open_log(network.folder / "metrics.jsonl", start), "a", buffering=1))
             for network in first
         ]
 
         how = lowering or chunks.lowering(len(networks), mesh)
+        if how != "shard":
+            parallel.check_batch(mesh, len(networks[0].sampler(0, 0)))
         program = chunks.make_chunk(system, mesh, lowering=how, resident=feed.is_resident(store))
         whole, split = parallel.replicated(mesh), parallel.sharded(mesh)
-        held = split if how == "shard" else whole
-        state = parallel.put(chunks.stack(states, chunks.padded_shapes(likes)), held)
+        held, padded = split if how == "shard" else whole, chunks.padded_shapes(likes)
+        of_all = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(likes), *x.shape), x.dtype, sharding=held), padded)
+        side = cleanup.enter_context(futures.ThreadPoolExecutor(1))  # the two programs are compiled side by side
+        begin = side.submit(lambda: found or list(initial(networks, store, mesh)))
         seeds = parallel.put(np.array([network.seed for network in networks], np.uint32), held)
         table, offsets = labels_of(networks)
         store = store._replace(label=parallel.put(table, whole) if feed.is_resident(store) else table)
@@ -200,10 +207,9 @@ def train(
         for clips, rows in feed.feed(store, requests, mesh, axis=0 if how == "shard" else 2):
             flags = parallel.put(np.full(mesh.size, bool(terminated)), split)
             if pending is None and step == start:
-                if how != "shard":
-                    parallel.check_batch(mesh, rows[0].shape[2])
                 with watch.phase("compile"):
-                    program = program.lower(state, seeds, clips, rows, flags).compile()
+                    program = program.lower(of_all, seeds, clips, rows, flags).compile()
+                    state = parallel.put(chunks.stack(begin.result(), padded), held)
                 began = time.perf_counter()
             with jax.transfer_guard("disallow"):
                 state, metrics, now_asked = program(state, seeds, clips, rows, flags)

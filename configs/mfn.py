@@ -74,6 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
         stem=64,
         features=512,
         embedding=128,
+        dtype="float32",  # or 'bfloat16', for accelerators: slower on CPU
     )
     config.head = dict(
         name="ArcFace",

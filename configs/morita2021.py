@@ -43,6 +43,7 @@ BACKBONES = {
         stem=64,
         features=512,
         embedding=128,
+        dtype="float32",  # not stated; or 'bfloat16', for accelerators: slower on CPU
         gdconv="full",  # printed '16x1' on a 32x1 map, which cannot give 1x1; 'literal16' takes it at its word
     ),
     "mnv2": dict(
@@ -59,6 +60,7 @@ BACKBONES = {
         stem=32,
         features=1280,
         embedding=128,
+        dtype="float32",  # not stated; or 'bfloat16', for accelerators: slower on CPU
     ),
 }
 

@@ -138,10 +138,27 @@ def test_log_mel_matches_librosa(power, mel, pad):
     np.testing.assert_allclose(run(frontend, wave, jnp.float32), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Empty filters")
+@pytest.mark.parametrize("win, n_mels", [(512, 70), (8, 100)])  # a last block of 6; filters between the bins
+def test_the_blocks_of_the_filterbank_are_the_whole(win, n_mels):
+    import librosa
+
+    wave, kind = signal((1, 5 * win)), dict(htk=True, norm=None)
+    bank = librosa.filters.mel(sr=16000, n_fft=win, n_mels=n_mels, dtype=np.float64, **kind)
+    assert n_mels % frontends.MEL_BLOCK
+    if win == 8:
+        assert not bank[: frontends.MEL_BLOCK].any()
+    expected = np.abs(np.fft.rfft(wave.reshape(5, win))) ** 2 @ bank.T
+    kwargs = dict(win=win, hop=win, n_mels=n_mels, mel="htk", center=False, window="boxcar", floor=1e-30)
+    x = run(frontends.log_mel(**kwargs), wave)[0]
+    np.testing.assert_allclose(x, 10 * np.log10(np.maximum(expected, 1e-30)), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("win, hop", [(64, 24), (63, 20), (32, 50)])
 @pytest.mark.parametrize("form", frontends._FORMS)
-def test_every_platforms_formulation_gives_the_same_transform(form, win, hop):
-    wave, window = signal((2, 500)), np.hamming(win)
+def test_every_platforms_formulation_gives_the_same_transform(form, win, hop, monkeypatch):
+    monkeypatch.setattr(frontends, "GROUP", 2500)  # groups of 2, 1 and 6 clips
+    wave, window = signal((6, 500)), np.hamming(win)
     frames = np.stack([wave[:, s : s + win] for s in range(0, 500 - win + 1, hop)], axis=1)
     expected = np.fft.rfft(frames * window)
     with jax.enable_x64(True):
@@ -174,6 +191,14 @@ def test_each_platform_gets_its_formulation(platform, fft, loop):
     assert len(products) == (1 if fft else 3)
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
     assert lowered.out_avals[0].shape == (2, 21, 8)
+
+
+def test_a_program_can_be_exported_for_any_number_of_clips():
+    frontend = jax.jit(frontends.log_mel(win=64, hop=32, n_mels=8))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("clips, 640"), jnp.float32)
+    exported = jax.export.export(frontend, platforms=["cpu", "tpu", "cuda"])(shape)
+    wave = signal((3, 640)).astype(np.float32)
+    np.testing.assert_allclose(exported.call(wave), frontend(wave), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FRONTENDS)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from asdjax.models import layers
 
@@ -96,28 +97,64 @@ def test_conv3x3_pads_both_sides():
     np.testing.assert_array_equal(y, x[:, ::2, ::2])
 
 
-def test_prelu_by_hand():
-    x = jnp.array([[-2.0, -2.0], [3.0, 0.0]])
-    y, _ = layers.PReLU().init_with_output(jax.random.key(0), x)
-    np.testing.assert_array_equal(y, [[-0.5, -0.5], [3.0, 0.0]])
-    y = layers.PReLU().apply({"params": {"slope": jnp.array([0.5, -1.0])}}, x)
-    np.testing.assert_array_equal(y, [[-1.0, 2.0], [3.0, 0.0]])
-
-
-def test_relu6_by_hand():
-    np.testing.assert_array_equal(layers.ReLU6().apply({}, jnp.array([-1.0, 2.5, 7.0])), [0.0, 2.5, 6.0])
+def test_activations_by_hand():
+    x = jnp.array([[-2.0, -2.0], [3.0, 0.0], [7.0, -0.0]])
+    np.testing.assert_array_equal(layers.linear(x, ()), x)
+    np.testing.assert_array_equal(layers.prelu(x, jnp.array([0.25, -1.0])), [[-0.5, 2.0], [3.0, 0.0], [7.0, 0.0]])
+    np.testing.assert_array_equal(layers.relu6(x, ()), [[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]])
 
 
 def test_batch_norm_by_hand():
     """Batch 1, 3, 5, 7: mean 4, variance 5; running statistics move a tenth of the way from 0 and 1."""
     x = jnp.array([[1.0], [3.0], [5.0], [7.0]])
-    variables = layers.batch_norm(True).init(jax.random.key(0), x)
-    y, stats = layers.batch_norm(True).apply(variables, x, mutable=["batch_stats"])
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), x, True)
+    y, stats = module.apply(variables, x, True, mutable=["batch_stats"])
     np.testing.assert_allclose(y[:, 0], np.array([-3, -1, 1, 3]) / np.sqrt(5 + 1e-5), rtol=1e-6)
     np.testing.assert_allclose(stats["batch_stats"]["mean"], [0.4], rtol=1e-6)
     np.testing.assert_allclose(stats["batch_stats"]["var"], [0.9 + 0.1 * 5], rtol=1e-6)
-    y = layers.batch_norm(False).apply(variables, x)
+    y = module.apply(variables, x, False)
     np.testing.assert_allclose(y, x / np.sqrt(1 + 1e-5), rtol=1e-6)
+    y = layers.BatchNorm(layers.prelu).init_with_output(jax.random.key(0), -x, False)[0]
+    np.testing.assert_allclose(y, -0.25 * x / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("act", [layers.linear, layers.relu6, layers.prelu])
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (8, 6)])
+def test_batch_norm_and_its_gradients_are_those_of_flax(act, shape):
+    """Values and gradients of the plain formula by autodiff, in float64, and of float32 with a mean far from zero."""
+    c = shape[-1]
+    x, weights = RNG.normal(size=shape) * 3 + RNG.normal(size=c) * 10, RNG.normal(size=shape)
+    scale, bias, slope = 2 + RNG.normal(size=(3, c))
+    slope = slope if act is layers.prelu else ()
+
+    def plain(x, scale, bias, slope):
+        module = nn.BatchNorm(use_running_average=False, epsilon=1e-5, dtype=x.dtype, param_dtype=x.dtype)
+        y, _ = module.apply({"params": {"scale": scale, "bias": bias}, "batch_stats": {}}, x, mutable=True)
+        return act(y, slope)
+
+    def ours(x, scale, bias, slope):
+        return layers.batch_norm(act, x, scale, bias, slope)[0]
+
+    def value_and_gradients(form, *args):
+        y, vjp = jax.vjp(form, *args)
+        return jax.tree.leaves((y, vjp(jnp.asarray(weights, y.dtype))))
+
+    args = (x, scale, bias, slope)
+    with jax.enable_x64(True):
+        expected = value_and_gradients(plain, *jax.tree.map(jnp.asarray, args))
+        for a, b in zip(value_and_gradients(ours, *jax.tree.map(jnp.asarray, args)), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * np.abs(b).max())
+    single = value_and_gradients(ours, *jax.tree.map(jnp.float32, args))
+    for a, b in zip(single, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+
+
+def test_batch_norm_gives_the_statistics_of_numpy():
+    x = RNG.normal(size=(5, 4, 3, 2)) + 3
+    _, mean, var = layers.batch_norm(layers.linear, jnp.float32(x), jnp.ones(2), jnp.zeros(2), ())
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +179,7 @@ def test_kernels_start_with_variance_2_by_fan_out(module, fan_out):
 def test_bottleneck_adds_its_input_where_shapes_agree(t, c, s, residual, kernels):
     """With a last BatchNorm that gives 0, what remains is the input, or nothing."""
     x = normal(2, 6, 4, 4)
-    block = layers.Bottleneck(t, c, s, layers.ReLU6)
+    block = layers.Bottleneck(t, c, s, layers.relu6)
     variables = jax.eval_shape(lambda: block.init(jax.random.key(0), x, False))
     assert sum("kernel" in module for module in variables["params"].values()) == kernels
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), variables)

@@ -2,21 +2,44 @@
 
 XLA:CPU has no kernel for grouped convolutions (0.5 GFLOP/s whatever the shape) and transposes the gradients of 4-D 1x1
 convolutions in memory. So a 1x1 convolution is a 2-D matrix product everywhere, and a depthwise convolution is a sum of
-shifted products on CPU, the plain convolution elsewhere. Maps are (B, H, W, C).
+shifted products on CPU, the plain convolution elsewhere. Elementwise work is bound by memory: normalisation and
+activation are one function, whose gradient needs nothing but the map that came in. Maps are (B, H, W, C).
+
+Layers compute in the type of the map, with parameters, statistics and sums over examples in float32 at least.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from asdjax.core import UsageError
+from asdjax.losses import full_precision
+
+EPS = 1e-5  # of BatchNorm, as PyTorch's
+
 # He et al. 2015 with fan_out = k * k * c_out, for depthwise kernels too: the choice of the MobileFaceNet recipes.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+Activation = Callable[[jax.Array, Any], jax.Array]  # (x (..., C), slope (C,) or ()) -> (..., C)
+
+
+def in_type(x: jax.Array, dtype: str) -> jax.Array:
+    """x as a network of this `dtype` takes it: bfloat16, or for 'float32' as it is.
+
+    Raises:
+        UsageError: unknown dtype.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"backbone.dtype is {dtype!r}; there is: float32, bfloat16")
+    return x.astype(jnp.bfloat16) if dtype == "bfloat16" else x
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -90,7 +113,8 @@ def depthwise_shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array
 
 
 def _shifted_fwd(x, kernel, stride):
-    return depthwise_shifted(x, kernel, stride), (x, kernel)
+    x = _pad(x, kernel)  # kept with its border: what made x is then written once, straight into the padded map
+    return _multiply_add(x, kernel, stride), (x, kernel)
 
 
 def _shifted_bwd(stride, residuals, g):
@@ -122,7 +146,7 @@ def _multiply_add(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def _input_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
     """The flipped kernel over the output gradient, with stride - 1 zeros between its rows and columns."""
     pads = [
-        (k // 2, n + k // 2 - 1 - (out - 1) * stride, stride - 1)
+        (k // 2, n - 1 - k // 2 - (out - 1) * stride, stride - 1)
         for k, n, out in zip(kernel.shape[:2], x.shape[1:3], g.shape[1:3], strict=True)
     ]
     g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
@@ -132,15 +156,100 @@ def _input_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) 
 def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
     def one(pair):
         x, g = (a[None] for a in pair)
-        return jnp.stack([jnp.sum(tap * g, (0, 1, 2)) for _, _, tap in _taps(_pad(x, kernel), kernel, stride)])
+        taps = (full_precision(tap) * full_precision(g) for _, _, tap in _taps(x, kernel, stride))
+        return jnp.stack([tap.sum((0, 1, 2)) for tap in taps])
 
     # image by image the k * k products stay in the cache; over the whole batch at once they go through memory
     return lax.map(one, (x, g)).sum(0).reshape(kernel.shape).astype(kernel.dtype)
 
 
-def batch_norm(train: bool) -> nn.BatchNorm:
-    """BatchNorm with PyTorch's defaults: eps 1e-5, momentum 0.1 there is 0.9 here."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)
+def linear(x: jax.Array, slope: tuple) -> jax.Array:
+    """No activation."""
+    return x
+
+
+def relu6(x: jax.Array, slope: tuple) -> jax.Array:
+    """x clipped to [0, 6], without gradient at the ends, as in PyTorch; jnp.minimum would share it out among ties."""
+    return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
+
+
+def prelu(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """x where positive, slope (C,) * x elsewhere (He et al. 2015)."""
+    return jnp.where(x > 0, x, slope * x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def batch_norm(act: Activation, x: jax.Array, scale: jax.Array, bias: jax.Array, slope) -> tuple[jax.Array, ...]:
+    """act((x - mean) / sqrt(var + EPS) * scale + bias) by the statistics of the batch.
+
+    Autodiff would keep three maps for the way back and sum over four; this keeps x alone.
+
+    Args:
+        act: linear, relu6 or prelu.
+        x: (..., C).
+        scale, bias: (C,).
+        slope: (C,) of prelu, else ().
+
+    Returns:
+        (..., C), mean (C,) and variance (C,); the last two are given no gradient.
+    """
+    return _batch_norm_fwd(act, x, scale, bias, slope)[0]
+
+
+def _batch_norm_fwd(act, x, scale, bias, slope):
+    wide, axes = full_precision(x), tuple(range(x.ndim - 1))
+    mean = wide.mean(axes)
+    var = jnp.maximum(0, jnp.square(wide).mean(axes) - jnp.square(mean))  # neither sum waits for the other
+    rstd = lax.rsqrt(var + EPS)
+    y = act((wide - mean) * (rstd * scale) + bias, slope).astype(x.dtype)
+    return (y, mean, var), (x, mean, rstd, scale, bias, slope)
+
+
+def _batch_norm_bwd(act, residuals, g):
+    x, mean, rstd, scale, bias, slope = residuals
+    wide, g, axes = full_precision(x), full_precision(g[0]), tuple(range(x.ndim - 1))
+    gain = rstd * scale
+    u = (wide - mean) * gain + bias
+    # XLA:CPU sums a product of two maps without writing it down, but writes down every other summand: so du is the one
+    # map that is summed, against x rather than against the normalised x, and the slope's sum is g times one map
+    (du,) = jax.vjp(lambda u: act(u, slope), u)[1](g)
+    dslope = (jnp.minimum(u, 0) * g).sum(axes) if act is prelu else slope
+    dbias = du.sum(axes)
+    dscale = rstd * ((du * wide).sum(axes) - mean * dbias)
+    n = x.size // x.shape[-1]
+    dx = gain * du - (wide - mean) * (gain * rstd * dscale / n) - gain * dbias / n
+    return dx.astype(x.dtype), dscale, dbias, dslope
+
+
+batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's defaults (momentum 0.1 there is 0.9 here) and the activation after it.
+
+    Attributes:
+        act: linear, relu6, or prelu with one slope per channel from 0.25.
+    """
+
+    act: Activation = linear
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(..., C) -> (..., C): by the batch where `train`, else by the running statistics."""
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        slope = self.param("slope", nn.initializers.constant(0.25), shape) if self.act is prelu else ()
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if not train:
+            gain = lax.rsqrt(var.value + EPS) * scale
+            return self.act((full_precision(x) - mean.value) * gain + bias, slope).astype(x.dtype)
+        y, batch_mean, batch_var = batch_norm(self.act, x, scale, bias, slope)
+        if not self.is_initializing():
+            mean.value = 0.9 * mean.value + 0.1 * batch_mean
+            var.value = 0.9 * var.value + 0.1 * batch_var
+        return y
 
 
 class Pointwise(nn.Module):
@@ -150,7 +259,8 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return pointwise(x, self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features)))
+        kernel = self.param("kernel", KERNEL_INIT, (x.shape[-1], self.features))
+        return pointwise(x, kernel.astype(x.dtype))
 
 
 class Depthwise(nn.Module):
@@ -161,7 +271,8 @@ class Depthwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return depthwise(x, self.param("kernel", KERNEL_INIT, (self.size, self.size, 1, x.shape[-1])), self.stride)
+        kernel = self.param("kernel", KERNEL_INIT, (self.size, self.size, 1, x.shape[-1]))
+        return depthwise(x, kernel.astype(x.dtype), self.stride)
 
 
 class Conv3x3(nn.Module):
@@ -172,24 +283,8 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return conv(x, self.param("kernel", KERNEL_INIT, (3, 3, x.shape[-1], self.features)), self.stride)
-
-
-class PReLU(nn.Module):
-    """x where positive, slope * x elsewhere, one slope per channel from 0.25 (He et al. 2015)."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
-        return jnp.where(x > 0, x, slope * x)
-
-
-class ReLU6(nn.Module):
-    """x clipped to [0, 6]."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.relu6(x)
+        kernel = self.param("kernel", KERNEL_INIT, (3, 3, x.shape[-1], self.features))
+        return conv(x, kernel.astype(x.dtype), self.stride)
 
 
 class Bottleneck(nn.Module):
@@ -199,19 +294,19 @@ class Bottleneck(nn.Module):
         t: expansion; at 1 there is no expanding convolution.
         c: output channels.
         s: stride of the depthwise convolution. The input is added where s is 1 and it has c channels.
-        act: makes the activation, a module anew each time since PReLU owns slopes.
+        act: activation after the first two.
     """
 
     t: int
     c: int
     s: int
-    act: Callable[[], nn.Module]
+    act: Activation
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = x
         if self.t != 1:
-            y = self.act()(batch_norm(train)(Pointwise(self.t * x.shape[-1])(y)))
-        y = self.act()(batch_norm(train)(Depthwise(self.s)(y)))
-        y = batch_norm(train)(Pointwise(self.c)(y))
+            y = BatchNorm(self.act)(Pointwise(self.t * x.shape[-1])(y), train)
+        y = BatchNorm(self.act)(Depthwise(self.s)(y), train)
+        y = BatchNorm()(Pointwise(self.c)(y), train)
         return x + y if self.s == 1 and x.shape[-1] == self.c else y

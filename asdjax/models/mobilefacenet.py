@@ -7,7 +7,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from asdjax.core import UsageError
-from asdjax.models.layers import KERNEL_INIT, Bottleneck, Conv3x3, Depthwise, Pointwise, PReLU, batch_norm
+from asdjax.losses import full_precision
+from asdjax.models.layers import (
+    KERNEL_INIT,
+    BatchNorm,
+    Bottleneck,
+    Conv3x3,
+    Depthwise,
+    Pointwise,
+    in_type,
+    prelu,
+)
 
 # Rows of bottlenecks (t expansion, c channels, n repeats, s stride of the first of them).
 ORIGINAL = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))  # also Bai 2022, Table 1
@@ -23,6 +33,7 @@ class MobileFaceNet(nn.Module):
         embedding: D.
         gdconv: 'full', a kernel over the whole last map; or 'literal16', Morita's printed 16x1 kernel, slid over a
             taller map and averaged.
+        dtype: 'float32' or 'bfloat16', what all but the layers after the last map compute in.
     """
 
     rows: tuple[tuple[int, int, int, int], ...] = ORIGINAL
@@ -30,6 +41,7 @@ class MobileFaceNet(nn.Module):
     features: int = 512
     embedding: int = 128
     gdconv: str = "full"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -40,20 +52,20 @@ class MobileFaceNet(nn.Module):
             train: normalise by the batch (of 2 at least: the last maps are 1x1), else by the running statistics.
 
         Returns:
-            (B, D).
+            (B, D), float32 at least.
 
         Raises:
-            UsageError: unknown gdconv, or a map too small for it.
+            UsageError: unknown dtype, unknown gdconv, or a map too small for it.
         """
-        x = x.swapaxes(1, 2)[..., None]  # (B, F, L, 1)
-        x = PReLU()(batch_norm(train)(Conv3x3(self.stem, stride=2)(x)))
-        x = PReLU()(batch_norm(train)(Depthwise()(x)))
+        x = in_type(x, self.dtype).swapaxes(1, 2)[..., None]  # (B, F, L, 1)
+        x = BatchNorm(prelu)(Conv3x3(self.stem, stride=2)(x), train)
+        x = BatchNorm(prelu)(Depthwise()(x), train)
         for r, (t, c, n, s) in enumerate(self.rows):
             for i in range(n):
-                x = Bottleneck(t, c, s if i == 0 else 1, PReLU, name=f"row{r}_{i}")(x, train)
-        x = PReLU()(batch_norm(train)(Pointwise(self.features)(x)))
-        x = batch_norm(train)(GlobalDepthwise(self.gdconv)(x)).mean((1, 2))
-        return batch_norm(train)(Pointwise(self.embedding)(x))
+                x = Bottleneck(t, c, s if i == 0 else 1, prelu, name=f"row{r}_{i}")(x, train)
+        x = BatchNorm(prelu)(Pointwise(self.features)(x), train)
+        x = BatchNorm()(GlobalDepthwise(self.gdconv)(full_precision(x)), train).mean((1, 2))
+        return BatchNorm()(Pointwise(self.embedding)(x), train)
 
 
 class GlobalDepthwise(nn.Module):

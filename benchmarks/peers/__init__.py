@@ -1,0 +1,1 @@
+"""The same work in PyTorch, librosa or scikit-learn, written as their users would."""

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import common
+
+
+def test_cases_are_called_in_turn_after_the_warm_up():
+    calls = []
+    cases = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = common.interleaved(cases, repeats=3, warmup=2)
+    assert "".join(calls) == "ab" * 5
+    assert [len(times[name]) for name in "ab"] == [3, 3]
+    times = common.interleaved(cases, repeats=3, warmup=0, seconds=0.0)
+    assert [len(times[name]) for name in "ab"] == [1, 1]
+
+
+def test_the_ratio_is_the_median_of_each_rounds():
+    # Rounds: 1/2, 2/4, 9/3. The medians alone, 2 and 3, would say 2/3.
+    times = {"ours": [1.0, 2.0, 9.0], "peer": [2.0, 4.0, 3.0]}
+    assert common.ratio(times, "ours", "peer") == 0.5
+    assert common.ratio(times, "peer", "ours") == 2.0
+    assert common.median(times["ours"]) == 2.0
+    with pytest.raises(ValueError):
+        common.ratio({"ours": [1.0], "peer": [1.0, 2.0]}, "ours", "peer")
+
+
+def test_a_report_is_printed_and_written_whole(tmp_path, capsys):
+    rows = [dict(setting="first", speed=1234.5, note="[x]"), dict(setting="second", ratio=0.5, note=None)]
+    path = common.report("trial", rows, {"clips": 3}, out=str(tmp_path / "deep" / "trial.json"))
+    written = json.loads(path.read_text())
+    assert (written["name"], written["rows"], written["settings"]) == ("trial", rows, {"clips": 3})
+    assert written["environment"]["versions"]["numpy"] == np.__version__
+    assert written["environment"]["cores"] == len(os.sched_getaffinity(0))
+    assert [p.name for p in path.parent.iterdir()] == ["trial.json"]
+    text = capsys.readouterr().out
+    assert written["environment"]["hardware"] in text
+    for cell in ("first", "1234", "[x]", "second", "0.5", "-", "clips 3"):
+        assert cell in text
+
+
+def test_a_report_that_cannot_be_written_leaves_the_former(tmp_path):
+    out = str(tmp_path / "trial.json")
+    path = common.report("trial", [dict(x=1)], {}, out=out)
+    with pytest.raises(TypeError):
+        common.report("trial", [dict(x={1, 2})], {}, out=out)
+    assert json.loads(path.read_text())["rows"] == [{"x": 1}]
+
+
+class Device:
+    def __init__(self, platform, device_kind):
+        self.platform, self.device_kind = platform, device_kind
+
+
+@pytest.mark.parametrize(
+    "kind, precision, tera",
+    [
+        ("NVIDIA H200", "tf32", 494.5),
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312),
+        ("NVIDIA H100 80GB HBM3", "float32", 67),
+        ("NVIDIA H100 PCIe", "float32", 51),
+        ("NVIDIA L4", "float32", 30.3),
+        ("NVIDIA L40S", "float32", None),  # another card
+        ("Tesla T4", "float32", 8.1),
+        ("Tesla T4", "bfloat16", None),
+        ("TPU v4", "bfloat16", 275),
+        ("TPU v4 lite", "bfloat16", None),
+        ("TPU v5 lite", "bfloat16", 197),
+        ("TPU v5p", "bfloat16", 459),
+        ("TPU v5", "bfloat16", 459),
+        ("TPU v6 lite", "bfloat16", 918),
+    ],
+)
+def test_peaks_are_those_of_the_device_kind(kind, precision, tera):
+    found = common.peak_flops(Device("gpu", kind), precision)
+    assert found == (None if tera is None else pytest.approx(tera * 1e12))
+
+
+def test_the_highest_memory_is_between_the_present_and_that_of_the_kernel():
+    present = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
+    highest = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # may be that of the process before
+    assert 0.99 * present <= common.peak_rss() <= 1.01 * highest
+
+
+def test_a_process_is_started_anew_only_where_a_variable_is_unset(monkeypatch):
+    started = []
+    monkeypatch.setattr(common.os, "execve", lambda *args: started.append(args))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "7")
+    common.restart_tuned()
+    ((program, argv, environ),) = started
+    assert argv[0] == program
+    assert argv[1:] == common.sys.orig_argv[1:]
+    assert environ == {**common.tuned_environment(), **os.environ}
+    assert (environ["MALLOC_MMAP_MAX_"], environ["OMP_WAIT_POLICY"]) == ("7", "PASSIVE")  # the user's stay
+    for name, value in common.tuned_environment().items():
+        monkeypatch.setenv(name, value)
+    common.restart_tuned()
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("name", ["baseline, Bai", "Morita", "Zeng", "Zhang", "Hai"])
+def test_the_three_frontends_of_the_benchmark_are_one(name, monkeypatch):
+    pytest.importorskip("torch")
+    from benchmarks import frontends as benchmark
+
+    monkeypatch.setattr(benchmark, "SECONDS", 0.25)
+    assert len(benchmark.SETTINGS) == 5
+    setting = benchmark.SETTINGS[name]
+    wave = benchmark.make_waves(2)
+    assert wave.shape == (2, 4000)
+    calls = benchmark.cases(setting, "log-mel" if "n_mels" in setting else "log power", wave)
+    ours, torch, librosa = (np.asarray(calls[k]()) for k in ("ours", "torch", "librosa"))
+    assert ours.shape == (2, 1 + 4000 // setting["hop"], setting.get("n_mels", setting["win"] // 2 + 1))
+    # In amplitudes: float32 rounds each bin of a frame to a part of the loudest.
+    ours, torch, librosa = (10 ** (x.astype(np.float64) / 20) for x in (ours, torch, librosa))
+    for x in (ours, torch):
+        np.testing.assert_allclose(x, librosa, rtol=1e-5, atol=1e-6 * librosa.max())

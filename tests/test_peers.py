@@ -1,0 +1,180 @@
+"""The networks in PyTorch that the benchmarks compare with are ours: parameters, outputs, losses, steps and FLOPs."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from asdjax import frontends, heads, models
+from asdjax.models import layers
+from benchmarks import flops
+
+torch = pytest.importorskip("torch")
+training = importlib.import_module("benchmarks.peers.training")
+
+FRAMES, BINS, D, C = 16, 32, 8, 5
+SPECS = {
+    "MobileFaceNet": dict(rows=((2, 8, 2, 2), (4, 12, 1, 2)), stem=8, features=16, embedding=D),
+    "MobileNetV2": dict(rows=((1, 8, 2, 1), (3, 12, 1, 2)), stem=8, features=16, embedding=D),
+}
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def pair(request):
+    """Our network, its variables filled at random, and the peer with the same weights."""
+    net = getattr(models, request.param)(**SPECS[request.param])
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, FRAMES, BINS)), train=False))
+    variables = jax.tree.map(lambda leaf: np.float32(RNG.uniform(0.2, 1.0, leaf.shape)), shapes)
+    variables["params"] = jax.tree.map(lambda leaf: leaf - np.float32(0.6), variables["params"])
+    peer = training.network(dict(name=request.param, **SPECS[request.param]), FRAMES, BINS)
+    copy(net, variables, peer)
+    return net, variables, peer
+
+
+def copy(net, variables, peer):
+    """Puts our variables into the peer, whose layers come in the order in which ours are called."""
+    ours = iter(in_order(net, variables))
+    with torch.no_grad():
+        for module in peer.modules():
+            match module:
+                case torch.nn.Conv2d():
+                    kernel = next(ours)["kernel"]
+                    kernel = kernel[None, None] if kernel.ndim == 2 else kernel  # (kh, kw, I, O) -> (O, I, kh, kw)
+                    module.weight.copy_(torch.from_numpy(kernel.transpose(3, 2, 0, 1)))
+                case torch.nn.Linear():
+                    weights = next(ours)
+                    module.weight.copy_(torch.from_numpy(weights["kernel"].T))
+                    module.bias.copy_(torch.from_numpy(weights["bias"]))
+                case torch.nn.BatchNorm2d():
+                    norm = next(ours)
+                    for name, leaf in dict(weight="scale", bias="bias", running_mean="mean", running_var="var").items():
+                        getattr(module, name).copy_(torch.from_numpy(norm[leaf]))
+                case torch.nn.PReLU():
+                    module.weight.copy_(torch.from_numpy(norm["slope"]))
+    assert next(ours, None) is None
+
+
+def in_order(net, variables):
+    """The variables of each of our layers, as they are called."""
+    found = []
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, layers.Bottleneck | type(net)) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        found.append(context.module.path)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda x: net.apply(variables, x, train=False), jnp.zeros((1, FRAMES, BINS)))
+    leaves = {}
+    for tree in variables.values():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            *module, name = (key.key for key in path)
+            leaves.setdefault(tuple(module), {})[name] = leaf
+    return [leaves[path] for path in found]
+
+
+def test_parameters(pair):
+    _, variables, peer = pair
+    assert sum(p.numel() for p in peer.parameters()) == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def test_forward(pair):
+    net, variables, peer = pair
+    x = RNG.normal(size=(3, FRAMES, BINS)).astype(np.float32)
+    ours = jax.jit(lambda v, x: net.apply(v, x, train=False))(variables, x)
+    with torch.no_grad():
+        theirs = peer.eval()(torch.from_numpy(x)).numpy()
+    assert np.abs(theirs).max() > 1e-3
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_step_moves_both_alike(pair):
+    """The same batch, ArcFace with a mixed label, and Adam: equal losses, gradients and kernels after the step."""
+    net, variables, peer = pair
+    x = RNG.normal(size=(16, FRAMES, BINS)).astype(np.float32)
+    label = RNG.dirichlet(np.ones(C), 16).astype(np.float32)
+    weight = RNG.normal(size=(C, D)).astype(np.float32)
+    head = training.ArcFace(C, D, s=16.0, margin=0.4)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+
+    def loss(params):
+        embedding, _ = net.apply({**variables, "params": params["body"]}, x, train=True, mutable=["batch_stats"])
+        top = heads.ArcFace(C, s=16.0, margin=0.4)
+        losses, _ = top.apply({"params": {"kernel": params["head"]}}, embedding, {"class": label}, train=True)
+        return losses.mean()
+
+    @jax.jit
+    def step(params):
+        value, grads = jax.value_and_grad(loss)(params)
+        tx = optax.adam(1e-2)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return value, grads, optax.apply_updates(params, updates)
+
+    value, grads, params = step({"body": variables["params"], "head": weight})
+    theirs = training.make_step(peer.train(), head, lr=1e-2)(torch.from_numpy(x), torch.from_numpy(label))
+    np.testing.assert_allclose(value, theirs.numpy(), rtol=1e-4)
+    scale = np.abs(grads["head"]).max()
+    np.testing.assert_allclose(head.weight.grad.numpy(), grads["head"], rtol=0, atol=1e-3 * scale)
+    first = next(peer.parameters())
+    stem = np.asarray(grads["body"]["Conv3x3_0"]["kernel"]).transpose(3, 2, 0, 1)
+    np.testing.assert_allclose(first.grad.numpy(), stem, rtol=0, atol=1e-3 * np.abs(stem).max())
+    moved = np.asarray(params["body"]["Conv3x3_0"]["kernel"]).transpose(3, 2, 0, 1)
+    clear = np.abs(stem) > 1e-2 * np.abs(stem).max()  # Adam's first step is the sign of the gradient
+    np.testing.assert_allclose(first.detach().numpy()[clear], moved[clear], rtol=0, atol=1e-4)
+
+
+def test_flops_are_those_that_pytorch_counts(pair):
+    """PyTorch counts its operators as they run; every place of the output counts its whole kernel there too."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net, _, peer = pair
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        peer.eval()(torch.zeros(1, FRAMES, BINS))
+    assert flops.forward_flops(net, FRAMES, BINS) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        dict(name="log_mel", sample_rate=4000, win=128, hop=64, n_mels=16),
+        dict(name="spectrogram", win=128, hop=64, pad="reflect", scale="log_power", drop_bin="last"),
+    ],
+    ids=lambda spec: spec["name"],
+)
+def test_frontends(spec):
+    wave = RNG.normal(size=(2, 2000)).astype(np.float32)
+    ours = getattr(frontends, spec["name"])(**{k: v for k, v in spec.items() if k != "name"})(wave)
+    theirs = training.Frontend(spec)(torch.from_numpy(wave)).numpy()
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-2)  # decibels
+
+
+def test_batches_are_clips_of_the_bank(tmp_path):
+    bank = RNG.integers(-(2**15), 2**15, (6, 50)).astype(np.int16)
+    np.save(tmp_path / "bank.npy", bank)
+    label = np.eye(6, dtype=np.float32)
+    loader = training.batches(training.Bank(tmp_path / "bank.npy", label), 3, torch.device("cpu"), workers=0)
+    (first, label_of_first), (second, label_of_second) = next(loader), next(loader)
+    rows = torch.cat([label_of_first, label_of_second]).argmax(1).numpy()
+    assert sorted(rows) == list(range(6))
+    np.testing.assert_array_equal(torch.cat([first, second]).numpy(), bank[rows] / np.float32(2**15))
+
+
+def test_mixup_blends_by_one_weight_and_crop_takes_a_window():
+    torch.manual_seed(0)
+    x, label = torch.eye(8), torch.eye(8)
+    mixed, mixed_label = training.mixup(x, label, p=0.5, alpha=1.0)
+    assert torch.equal(mixed, mixed_label)
+    np.testing.assert_allclose(mixed.sum(1), 1, rtol=1e-6)
+    whole = (mixed.max(1).values == 1).sum()
+    assert 0 < whole < 8
+    x = torch.arange(40.0).reshape(2, 10, 2)
+    unit = training.crop(x, 4)
+    assert unit.shape == (2, 4, 2)
+    np.testing.assert_array_equal(unit.diff(dim=1), 2)
