@@ -75,7 +75,8 @@ def make_chunk(system: System, mesh: Mesh, *, lowering: str, resident: bool):
         networks = mapped if lowering == "map" else jax.vmap(one, in_axes=(0, 0, None, 0))
 
     def chunk(states, seeds, store, rows, asked):
-        states, metrics = networks(states, seeds, store, rows)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for core.by_device
+            states, metrics = networks(states, seeds, store, rows)
         # hung on the last step, since XLA:CPU may deadlock on a collective beside those of the steps
         return states, metrics, (asked & (states.step[0] >= 0)).any()
 

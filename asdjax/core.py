@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import struct
+from jax.sharding import AxisType, PartitionSpec
 
 
 class InputError(ValueError):
@@ -153,6 +154,23 @@ class Detector(NamedTuple):
 
     fit: Callable[[dict, np.ndarray], dict]
     score: Callable[[dict, dict], jax.Array]
+
+
+def by_device(function: Callable) -> Callable:
+    """`function` of arrays (B, ...) -> (B, ...), example by example, run by every device on its own examples.
+
+    XLA splits neither FFTs nor loops over an axis that is sharded: it gathers all examples, and every device does all.
+    """
+
+    def run(*arrays):
+        mesh, n = jax.sharding.get_abstract_mesh(), arrays[0].shape[0]
+        automatic = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)).get("data") == AxisType.Auto
+        if not automatic or mesh.size == 1 or n % mesh.size:
+            return function(*arrays)
+        split = PartitionSpec("data")
+        return jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split)(*arrays)
+
+    return run
 
 
 def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:

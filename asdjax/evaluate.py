@@ -33,7 +33,8 @@ def make_embed(system: System, mesh: Mesh, *, resident: bool):
         clips = jax.shard_map(feed.Store.batch, mesh=mesh, in_specs=(held, P("data"), P("data")), out_specs=P("data"))(
             store, *rows
         )
-        return system.embed(state, clips["wave"])
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for core.by_device
+            return system.embed(state, clips["wave"])
 
     return jax.jit(run, out_shardings=parallel.replicated(mesh))
 

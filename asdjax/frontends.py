@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from asdjax.core import UsageError
+from asdjax.core import UsageError, by_device
 
 Frontend = Callable[[jax.Array], jax.Array]
 GROUP = 5 << 18  # samples in the frames of a group of clips: the fastest of 1 to 16 clips at each report's setting
@@ -104,7 +104,8 @@ def _stft(*, win: int, hop: int, window: str, center: bool, pad: str) -> Callabl
         if center:
             wave = jnp.pad(wave, ((0, 0), (win // 2, win // 2)), mode=pad)
         args = (taper.astype(dtype), hop, features)
-        return lax.platform_dependent(wave, **{k: lambda w, form=form: form(w, *args) for k, form in _FORMS.items()})
+        forms = {k: lambda w, form=form: form(w, *args) for k, form in _FORMS.items()}
+        return by_device(lambda wave: lax.platform_dependent(wave, **forms))(wave)
 
     return apply
 

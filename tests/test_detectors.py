@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from asdjax import core, detectors
-from asdjax.detectors import device
+from asdjax.detectors import device, neighbours
 
 GOLDEN = {
     name: json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
@@ -200,6 +202,189 @@ def test_mahalanobis_without_target_clips_is_that_of_the_source():
     np.testing.assert_array_equal(scores(detectors.mahalanobis(), train, test, is_target=np.ones(30, bool)), one_mean)
 
 
+# --- large reference sets ------------------------------------------------------------------------------------------
+
+
+def check_nearest(x, reference, k: int, metric: str, skip_self: bool = False, rtol: float = 1e-5) -> np.ndarray:
+    """neighbours.nearest in float32 against the k smallest distances of the same vectors in float64; its indices."""
+    from sklearn.metrics import pairwise_distances
+
+    x, reference = (np.asarray(a, np.float32) for a in (x, reference))
+    if metric == "cosine":
+        x, reference = neighbours.unit_length(x), neighbours.unit_length(reference)
+    search = jax.jit(partial(neighbours.nearest, k=k, metric=metric, skip_self=skip_self))
+    distance, index = jax.tree.map(np.asarray, search(x, reference))
+    for first in range(0, len(x), 1000):  # memory
+        rows = slice(first, first + 1000)
+        true = pairwise_distances(x[rows].astype(np.float64), reference.astype(np.float64), metric=metric)
+        if skip_self:
+            true[np.arange(len(true)), np.arange(len(x))[rows]] = np.inf
+        expected = np.sort(np.partition(true, k - 1)[:, :k])
+        np.testing.assert_allclose(distance[rows], expected, rtol=rtol, atol=1e-7)
+        # Equally near ones may swap: what was named must be as near as the nearest, and nothing named twice.
+        np.testing.assert_allclose(np.take_along_axis(true, index[rows], 1), expected, rtol=rtol, atol=1e-7)
+        assert (np.diff(np.sort(index[rows])) > 0).all()
+    return index
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_large_sets_match_sklearn(metric):
+    from sklearn.neighbors import NearestNeighbors
+
+    train, test = normal(20_000, 16).astype(np.float32), normal(100, 16, seed=1).astype(np.float32)
+    expected, index = NearestNeighbors(algorithm="brute", metric=metric).fit(train).kneighbors(test, 4)
+    assert (check_nearest(test, train, 4, metric) == index).mean() > 0.99  # float32 may swap near ties
+    for k in (1, 4):
+        found = scores(detectors.knn(k=k, metric=metric), train, test)
+        np.testing.assert_allclose(found, expected[:, :k].mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_lof_of_a_large_set_matches_sklearn(metric):
+    train, test = normal(2_500, 16).astype(np.float32), normal(100, 16, seed=1).astype(np.float32)
+    expected = lof_of_sklearn(train, test, 4, metric)
+    np.testing.assert_allclose(scores(detectors.lof(metric=metric), train, test), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric, spread, rtol", [("euclidean", 1e-3, 1e-5), ("cosine", 0.1, 1e-3)])
+def test_thousands_of_near_duplicates_far_from_the_origin(metric, spread, rtol):
+    """Rounding moves the matrix product's distances by more than those within a cluster, which has 38 groups."""
+    centres = 100 * np.sign(normal(2, 32))
+    train, test = (np.repeat(centres, n, 0) + spread * normal(2 * n, 32, seed=n) for n in (1200, 10))
+    check_nearest(test, train, 4, metric, rtol=rtol)
+    train, test = train.astype(np.float32), test.astype(np.float32)
+    expected = lof_of_sklearn(train, test, 4, metric)
+    np.testing.assert_allclose(scores(detectors.lof(metric=metric), train, test), expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("n", [1025, 1055, 4096 + 1, 2 * 4096 - 31])
+def test_references_that_fill_no_whole_group_or_block(n):
+    train = normal(n, 3)
+    test = train[[0, 1023, 1024, n - 130, n - 2, n - 1]]  # each is found at distance 0, itself and once
+    check_nearest(test, train, 2, "euclidean")
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("n", [101, 96, 8])  # the last block moved back, whole blocks, no more than one round
+def test_groups_and_blocks_of_any_size(n, metric, monkeypatch):
+    monkeypatch.setattr(neighbours, "FEW", 0)
+    monkeypatch.setattr(neighbours, "GROUP", 4)
+    monkeypatch.setattr(neighbours, "GROUPS", 2)
+    monkeypatch.setattr(neighbours, "ROWS", 32)
+    monkeypatch.setattr(neighbours, "BLOCK", 5 * 3 * 12)
+    train = normal(n, 3)
+    train[5:9] = train[-1] = 0
+    check_nearest(np.concatenate([train[-3:], normal(40, 3, seed=1)]), train, 2, metric)
+    check_nearest(train, train, 2, metric, skip_self=True)
+    check_nearest(train[:9], train, min(n, 60), metric)  # more than there are groups
+    near = 100 * np.sign(normal(2, 3))[np.arange(n) % 2] + 0.1 * train  # all groups are looked into, none twice
+    check_nearest(near[-9:], near, 2, metric, rtol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_bounds_are_below_the_distances_and_not_by_much(metric, monkeypatch):
+    monkeypatch.setattr(neighbours, "GROUP", 4)
+    monkeypatch.setattr(neighbours, "ROWS", 32)
+    train = (100 * np.sign(normal(2, 64))[np.arange(150) % 2] + 1e-3 * normal(150, 64)).astype(np.float32)
+    test = np.concatenate([train[:20] + np.float32(1e-3), np.zeros((1, 64), np.float32)])
+    if metric == "cosine":
+        train, test = neighbours.unit_length(train), neighbours.unit_length(test)
+    first, fresh, bounds = neighbours._screen(jnp.asarray(train), metric)
+    found = np.asarray(jax.jit(bounds)(test))
+    true = ((test[:, None].astype(np.float64) - train.astype(np.float64)) ** 2).sum(-1)
+    members = [[row for row in range(a, a + 4) if row >= b] for a, b in zip(first, fresh, strict=True)]
+    assert sorted(row for rows in members for row in rows) == list(range(150))
+    for bound, rows in zip(found.T, members, strict=True):
+        if not rows:
+            assert np.isinf(bound).all()
+            continue
+        expected = true[:, rows].min(1)
+        if metric == "cosine":  # the zero vector is at 1 from all: nothing to look for
+            assert bound[-1] > 2
+            bound, expected = bound[:-1], expected[:-1]
+        assert (bound <= expected).all()
+        assert (bound > expected - 2e-5 * (train**2).sum(1).max()).all()
+
+
+def test_one_round_unless_rounding_hides_which_is_nearest(monkeypatch):
+    monkeypatch.setattr(neighbours, "FEW", 0)
+    monkeypatch.setattr(neighbours, "GROUP", 4)
+    monkeypatch.setattr(neighbours, "GROUPS", 3)
+    rounds, squared_distances = [], neighbours.squared_distances
+
+    def counted(*args):
+        jax.debug.callback(lambda: rounds.append(0))
+        return squared_distances(*args)
+
+    monkeypatch.setattr(neighbours, "squared_distances", counted)
+    search = jax.jit(partial(neighbours.nearest, k=2, metric="cosine"))
+
+    def rounds_for(test, train):
+        rounds.clear()
+        distance, _ = search(*(jnp.asarray(neighbours.unit_length(a), jnp.float32) for a in (test, train)))
+        jax.effects_barrier()
+        return len(rounds), np.asarray(distance)
+
+    train, test = normal(200, 8), normal(2, 8, seed=1)
+    assert rounds_for(test, train)[0] == 1
+    equal = np.repeat(train[:2], 100, 0)
+    n, distance = rounds_for(np.stack([train[0], np.zeros(8)]), equal)  # none is nearer than at 0, or than at 1
+    assert n == 1
+    np.testing.assert_allclose(distance, [[0, 0], [1, 1]], atol=1e-6)
+    near = equal + 1e-5 * train
+    assert rounds_for(near[:1] + 1e-5 * test, near)[0] == 9  # all 25 groups of its cluster, 3 a round
+    one_cluster = train[:1] + 1e-5 * train  # small differences from its mean, which have their digits
+    assert rounds_for(one_cluster[:1] + 1e-5 * test, one_cluster)[0] == 1
+
+
+@pytest.mark.parametrize("n", [20, 1100])
+def test_a_clip_whose_output_is_not_a_number_has_no_score(n):
+    test = normal(3, 4)
+    test[1] = np.nan
+    for factory in (detectors.knn, detectors.lof):
+        np.testing.assert_array_equal(np.isnan(scores(factory(), normal(n, 4), test)), [False, True, False])
+
+
+def test_memory_of_a_large_set_is_less_than_a_copy_of_it():
+    shapes = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (1000, 200_000)]
+    search = jax.jit(partial(neighbours.nearest, k=4, metric="cosine"))
+    used = search.lower(*shapes).compile().memory_analysis()
+    assert used.temp_size_in_bytes < 1.5 * 4 * neighbours.BLOCK < shapes[1].size * 4
+    lof_fit = jax.jit(lambda x: neighbours.nearest(x, x, 4, "euclidean", skip_self=True))
+    used = lof_fit.lower(jax.ShapeDtypeStruct((100_000, 128), jnp.float32)).compile().memory_analysis()
+    assert used.temp_size_in_bytes < 1.5 * 4 * neighbours.BLOCK
+
+
+@pytest.mark.parametrize("covariance", ["global_ddof1", "within_domain"])
+def test_large_sets_are_fitted_without_copies_in_float64(covariance):
+    n, dimensions = 60_000, 32
+    train = (100 + normal(n, dimensions) * np.arange(1, dimensions + 1)).astype(np.float32)
+    is_target = np.arange(n) % 3 == 0
+    e = dict(embedding=train[:, None])
+    states = []
+    # mahalanobis and cosine_mean: the means over the units, blocks of 1/15; knn: its references of unit length too
+    for detector, most in [
+        (detectors.mahalanobis(covariance=covariance), 2),
+        (detectors.cosine_mean(), 2),
+        (detectors.knn(), 2.5),
+    ]:
+        tracemalloc.start()
+        states.append(detector.fit(e, is_target))
+        assert tracemalloc.get_traced_memory()[1] < most * train.nbytes
+        tracemalloc.stop()
+    state, mean = states[0], states[1]["mean"]
+    rows = train.astype(np.float64)
+    domains = [rows[~is_target], rows[is_target]]
+    within = covariance == "within_domain"
+    residual = np.concatenate([d - d.mean(0) for d in domains]) if within else rows - rows.mean(0)
+    expected = residual.T @ residual / (n - (2 if within else 1))
+    expected += 1e-6 * expected.trace() / dimensions * np.eye(dimensions)
+    inverse = np.linalg.inv(expected)
+    np.testing.assert_allclose(state["whitener"] @ state["whitener"].T, inverse, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state["mean"], [d.mean(0) for d in domains], rtol=1e-7)
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-7)
+
+
 # --- the contract of every detector --------------------------------------------------------------------------------
 
 
@@ -240,10 +425,10 @@ def test_state_is_stored_arrays_and_score_compiles_once_a_shape(factory, monkeyp
 
 def test_memory_is_bounded_by_blocks_of_queries(monkeypatch):
     train, test = normal(50, 5), normal(23, 5, seed=1)
-    monkeypatch.setattr(device, "BLOCK", 50 * 5 * 4)
+    monkeypatch.setattr(neighbours, "BLOCK", 50 * 5 * 4)
     np.testing.assert_allclose(scores(detectors.lof(), train, test), lof_of_sklearn(train, test, 4), rtol=1e-5)
     jaxpr = str(
-        jax.make_jaxpr(lambda x, y: device._nearest(x, y, 1, "euclidean"))(jnp.zeros((23, 5)), jnp.zeros((50, 5)))
+        jax.make_jaxpr(lambda x, y: neighbours.nearest(x, y, 1, "euclidean"))(jnp.zeros((23, 5)), jnp.zeros((50, 5)))
     )
     assert "f32[4,50,5]" in jaxpr
     assert "f32[23,50,5]" not in jaxpr

@@ -89,7 +89,18 @@ def test_eight_devices_equal_one(unbroken, tmp_path):
 def test_eight_devices_with_a_member_each_or_clips_from_the_host(unbroken, tmp_path):
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     code = f"""
-import train_worker
+import jax, train_worker
+from asdjax import frontends, parallel
+from asdjax.models import layers
+mesh = parallel.data_mesh()
+split = parallel.sharded(mesh)
+for function, shape in (
+    (frontends.log_mel(sample_rate=4000, win=128, hop=64, n_mels=16), (16, 4000)),
+    (lambda x: jax.grad(lambda w: layers.depthwise(x, w).sum())(jax.numpy.ones((3, 3, 1, 4))), (16, 8, 6, 4)),
+):
+    with jax.set_mesh(mesh):
+        program = jax.jit(function).lower(jax.ShapeDtypeStruct(shape, "float32", sharding=split)).compile()
+    print("gathers" if "all-gather" in program.as_text() else "stays")
 train_worker.main({str(tmp_path / "members")!r}, 4, members=8)
 train_worker.main({str(tmp_path / "host")!r}, 4, resident=False)
 """
@@ -97,6 +108,7 @@ train_worker.main({str(tmp_path / "host")!r}, 4, resident=False)
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["stays", "stays"]  # FFTs, and loops over images: each device does its own
     np.testing.assert_allclose(losses(tmp_path / "members" / "member_0"), losses(unbroken[0])[:4], rtol=2e-6)
     np.testing.assert_allclose(losses(tmp_path / "host"), losses(unbroken[0])[:4], rtol=2e-6)
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from asdjax import pooling
 from asdjax.core import Detector, InputError, UsageError
-
-BLOCK = 2**24  # numbers in one block of query-reference differences: 64 MB in float32
+from asdjax.detectors.neighbours import ROWS, from_squared, nearest, squared_distances, unit_length
 
 
 def check(detector: str, field: str, value: str, known: tuple[str, ...]) -> None:
@@ -38,8 +36,9 @@ def vectors(e: dict, key: str, units: str, normalise: bool = False) -> jax.Array
     if e[key].ndim != 3:
         raise UsageError(f"detector: {key!r} has shape {e[key].shape}; expected (clips, units, dimensions)")
     pool = dict(mean=pooling.mean, std=pooling.std, each=lambda x: x.reshape(-1, x.shape[-1]))[units]
-    x = pool(e[key].astype(jnp.promote_types(e[key].dtype, jnp.float32)))  # a network may run in bfloat16, scores never
-    return _unit_length(x) if normalise else x
+    dtype = jnp.promote_types(e[key].dtype, jnp.float32)  # a network may run in bfloat16, scores never
+    x = pool(e[key].astype(dtype, copy=False))
+    return unit_length(x) if normalise else x
 
 
 def references(e: dict, key: str, units: str, normalise: bool = False, *, least: int = 1) -> jax.Array | np.ndarray:
@@ -62,40 +61,6 @@ def by_clip(scores: jax.Array | np.ndarray, n_clips: int) -> jax.Array | np.ndar
     return scores.reshape(n_clips, -1).mean(1)
 
 
-def _unit_length(x):
-    """x / |x| over the last axis; zero stays zero, as in scikit-learn's normalize."""
-    norm = (x**2).sum(-1, keepdims=True) ** 0.5
-    return x / (norm + (norm == 0))
-
-
-def _distances(x: jax.Array, reference: jax.Array, metric: str) -> jax.Array:
-    """Distances of one vector (D,) to each reference (R, D): (R,). For 'cosine' both are of unit length, or zero.
-
-    From the differences, in both metrics: |a|^2 + |b|^2 - 2 ab and 1 - ab lose their digits in float32 where clips lie
-    close together, which a trained network sees to.
-    """
-    squared = ((x - reference) ** 2).sum(-1)
-    if metric == "euclidean":
-        return jnp.sqrt(squared)
-    # 1 - ab = |a - b|^2 / 2 for unit vectors; the second term puts a zero vector at 1 from everything.
-    lengths = (x != 0).any(-1).astype(x.dtype) + (reference != 0).any(-1).astype(x.dtype)
-    return squared / 2 + (1 - lengths / 2)
-
-
-def _nearest(x: jax.Array, reference: jax.Array, k: int, metric: str, skip_self: bool = False):
-    """The k smallest distances of each x (Q, D) to the references (R, D), and which: two (Q, k). Memory is bounded."""
-    if metric == "cosine":
-        x, reference = _unit_length(x), _unit_length(reference)
-
-    def one(i):
-        distance = _distances(x[i], reference, metric)
-        distance = distance.at[i].set(jnp.inf) if skip_self else distance
-        negative, index = lax.top_k(-distance, k)
-        return -negative, index
-
-    return lax.map(one, jnp.arange(len(x)), batch_size=max(1, min(len(x), BLOCK // reference.size)))
-
-
 def knn(*, k: int = 1, metric: str = "cosine", key: str = "embedding", units: str = "mean") -> Detector:
     """Mean distance to the k nearest training vectors (Morita 2021: k = 1, cosine).
 
@@ -105,19 +70,22 @@ def knn(*, k: int = 1, metric: str = "cosine", key: str = "embedding", units: st
         key, units: see the module's head.
 
     Returns:
-        Detector with state reference (R, D). fit raises InputError with fewer than k training vectors.
+        Detector with state reference (R, D), of unit length for 'cosine'. fit raises InputError with fewer than k
+        training vectors.
     """
     check("knn", "metric", metric, ("cosine", "euclidean"))
     check("knn", "units", units, ("mean", "std", "each"))
     if k < 1:
         raise UsageError(f"knn: k={k}; expected at least 1")
+    normalise = metric == "cosine"
 
     def fit(e, is_target):
-        return dict(reference=jnp.asarray(references(e, key, units, least=k)))
+        # device_put: jnp.asarray makes two copies of a numpy array
+        return dict(reference=jax.device_put(references(e, key, units, normalise, least=k)))
 
     @jax.jit
     def score(state, e):
-        distance, _ = _nearest(vectors(e, key, units), state["reference"], k, metric)
+        distance, _ = nearest(vectors(e, key, units, normalise), state["reference"], k, metric)
         return by_clip(distance.mean(1), len(e[key]))
 
     return Detector(fit, score)
@@ -145,7 +113,7 @@ def lof(
         n_neighbors: neighbours among the training vectors; with R <= n_neighbors of them, R - 1, as scikit-learn.
         metric: 'euclidean' or 'cosine'.
         key, units: see the module's head.
-        normalise: bring the vectors, after the mean or std over units, to unit length.
+        normalise: bring the vectors, after the mean or std over units, to unit length; 'cosine' always does.
 
     Returns:
         Detector with state reference (R, D), k_distance (R,), lrd (R,). fit raises InputError for R < 2.
@@ -154,21 +122,23 @@ def lof(
     check("lof", "units", units, ("mean", "std", "each"))
     if n_neighbors < 1:
         raise UsageError(f"lof: n_neighbors={n_neighbors}; expected at least 1")
+    normalise = normalise or metric == "cosine"
 
     @jax.jit
     def densities(x):
-        distance, index = _nearest(x, x, min(n_neighbors, len(x) - 1), metric, skip_self=True)
+        distance, index = nearest(x, x, min(n_neighbors, len(x) - 1), metric, skip_self=True)
         k_distance = distance[:, -1]
-        return dict(reference=x, k_distance=k_distance, lrd=_lrd(distance, k_distance[index]))
+        return dict(k_distance=k_distance, lrd=_lrd(distance, k_distance[index]))
 
     def fit(e, is_target):
-        return densities(references(e, key, units, normalise, least=2))
+        x = jax.device_put(references(e, key, units, normalise, least=2))
+        return dict(reference=x, **densities(x))
 
     @jax.jit
     def score(state, e):
         reference = state["reference"]
         x = vectors(e, key, units, normalise)
-        distance, index = _nearest(x, reference, min(n_neighbors, len(reference) - 1), metric)
+        distance, index = nearest(x, reference, min(n_neighbors, len(reference) - 1), metric)
         factor = state["lrd"][index].mean(1) / _lrd(distance, state["k_distance"][index])
         return by_clip(factor, len(e[key]))
 
@@ -188,14 +158,34 @@ def cosine_mean(*, key: str = "embedding", units: str = "mean", normalise: bool 
     check("cosine_mean", "units", units, ("mean", "std", "each"))
 
     def fit(e, is_target):
-        return dict(mean=jnp.asarray(references(e, key, units, normalise)).mean(0))
+        x = references(e, key, units, normalise)
+        return dict(mean=jnp.asarray(_sums(x, np.zeros(len(x), int))[0] / len(x), x.dtype))
 
     @jax.jit
     def score(state, e):
-        distance = _distances(_unit_length(state["mean"]), _unit_length(vectors(e, key, units)), "cosine")
-        return by_clip(distance, len(e[key]))
+        squared = squared_distances(unit_length(state["mean"]), vectors(e, key, units, normalise=True), "cosine")
+        return by_clip(from_squared(squared, "cosine"), len(e[key]))
 
     return Detector(fit, score)
+
+
+def _float64_blocks(x: jax.Array | np.ndarray):
+    """(slice, those rows of x (R, D) in float64 on the host): all at once would be twice as large as x itself."""
+    x = np.asarray(x)
+    for first in range(0, len(x), ROWS):
+        yield slice(first, first + ROWS), x[first : first + ROWS].astype(np.float64)
+
+
+def _sums(x: jax.Array | np.ndarray, domain: np.ndarray) -> np.ndarray:
+    """Sum of the vectors x (R, D) in each domain (R,) 0, 1, ...: (domains, D) in float64."""
+    one_hot = np.eye(domain.max() + 1)
+    return sum(one_hot[domain[rows]].T @ block for rows, block in _float64_blocks(x))
+
+
+def _scatter(x: jax.Array | np.ndarray, centre: np.ndarray, domain: np.ndarray) -> np.ndarray:
+    """Sum of the outer products of x (R, D) - centre (domains, D) of the vector's domain (R,): (D, D) in float64."""
+    residuals = (block - centre[domain[rows]] for rows, block in _float64_blocks(x))
+    return sum(residual.T @ residual for residual in residuals)
 
 
 def _whitener(covariance: np.ndarray, ridge: float) -> np.ndarray:
@@ -240,18 +230,19 @@ def mahalanobis(
 
     def fit(e, is_target):
         x = references(e, key, units, least=2)
-        rows, dtype = np.asarray(x, np.float64), x.dtype
-        target = np.repeat(np.asarray(is_target, bool), len(rows) // len(is_target))
-        domains = [rows[m] for m in (~target, target) if m.any()]
+        target = np.repeat(np.asarray(is_target, bool), len(x) // len(is_target))
+        _, domain, counts = np.unique(target, return_inverse=True, return_counts=True)
+        sums = _sums(x, domain)
+        means = sums / counts[:, None]
+        mean = sums.sum(0, keepdims=True) / len(x)
         within = covariance == "within_domain"
-        residual = np.concatenate([d - d.mean(0) for d in (domains if within else [rows])])
-        lost = dict(global_ddof1=1, global_ddof0=0, within_domain=len(domains))[covariance]
-        if len(rows) <= lost:
-            raise InputError(f"mahalanobis: {len(rows)} training vectors in {lost} domains; expected more")
-        default = 1e-6 if len(rows) > rows.shape[1] else 1e-2
-        whitener = _whitener(residual.T @ residual / (len(rows) - lost), default if ridge is None else ridge)
-        mean = np.stack([d.mean(0) for d in (domains if by_domain else [rows])])
-        return dict(mean=jnp.asarray(mean, dtype), whitener=jnp.asarray(whitener, dtype))
+        lost = dict(global_ddof1=1, global_ddof0=0, within_domain=len(counts))[covariance]
+        if len(x) <= lost:
+            raise InputError(f"mahalanobis: {len(x)} training vectors in {lost} domains; expected more")
+        scatter = _scatter(x, means, domain) if within else _scatter(x, mean, np.zeros_like(domain))
+        default = 1e-6 if len(x) > x.shape[1] else 1e-2
+        whitener = _whitener(scatter / (len(x) - lost), default if ridge is None else ridge)
+        return dict(mean=jnp.asarray(means if by_domain else mean, x.dtype), whitener=jnp.asarray(whitener, x.dtype))
 
     @jax.jit
     def score(state, e):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from asdjax.core import UsageError
+from asdjax.core import UsageError, by_device
 from asdjax.losses import full_precision
 
 EPS = 1e-5  # of BatchNorm, as PyTorch's
@@ -160,7 +160,8 @@ def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array)
         return jnp.stack([tap.sum((0, 1, 2)) for tap in taps])
 
     # image by image the k * k products stay in the cache; over the whole batch at once they go through memory
-    return lax.map(one, (x, g)).sum(0).reshape(kernel.shape).astype(kernel.dtype)
+    each = by_device(lambda x, g: lax.map(one, (x, g)))(x, g)
+    return each.sum(0).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def linear(x: jax.Array, slope: tuple) -> jax.Array:
