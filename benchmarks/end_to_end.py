@@ -7,7 +7,6 @@ Every form is a process of its own, started in turn, round after round, on the e
     ours, cold                decodes the wavs and compiles all its programs
     ours, warm                decodes the wavs, finds the compiled programs of an earlier run
     torch                     peers/pipeline.py as PyTorch comes, two workers reading wavs
-    torch, no workers         the same, reading in its own process
     torch, tuned              channels-last maps, wavs decoded once, allocator and OpenMP set for the machine
 
 Bar: `ours, cold` takes at most 0.7 of the wall time of `torch`. Columns: seconds of wall and of CPU time (all threads
@@ -41,7 +40,6 @@ FORMS = {
     PEER: dict(workers=2),
     "torch, tuned": dict(workers=0, tuned=True),
     "ours, warm": {},
-    "torch, no workers": dict(workers=0),
 }
 
 
