@@ -50,7 +50,7 @@ def _rfft_by_group(wave: jax.Array, window: np.ndarray, hop: int, features: Call
     n_frames = 1 + (samples - len(window)) // hop
     n_groups = n_clips
     if isinstance(n_clips, int):  # else an exported program's unknown number of clips: one by one
-        n_groups = max(1, -(-n_clips * n_frames * len(window) // GROUP))
+        n_groups = min(n_clips, max(1, -(-n_clips * n_frames * len(window) // GROUP)))  # a long clip is a group
         while n_clips % n_groups:
             n_groups += 1
     groups = wave.reshape(n_groups, n_clips // n_groups, samples)

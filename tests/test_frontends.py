@@ -167,6 +167,13 @@ def test_every_platforms_formulation_gives_the_same_transform(form, win, hop, mo
     np.testing.assert_allclose(x, np.concatenate([expected.real, expected.imag], axis=2), rtol=0, atol=1e-12)
 
 
+def test_a_clip_larger_than_a_group_is_one(monkeypatch):
+    wave = signal((3, 500))
+    expected = run(frontends.log_mel(win=64, hop=32, n_mels=8), wave)
+    monkeypatch.setattr(frontends, "GROUP", 100)
+    np.testing.assert_array_equal(run(frontends.log_mel(win=64, hop=32, n_mels=8), wave), expected)
+
+
 @pytest.mark.parametrize("form", frontends._FORMS)
 def test_every_platforms_formulation_keeps_float32_precision(form):
     wave, window = golden_wave()[:, :20480], np.hanning(1025)[:-1]
