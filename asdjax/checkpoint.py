@@ -104,6 +104,10 @@ def restore_all(managers: list, likes: list[TrainState]) -> list[TrainState] | N
     while True:
         found = [restore(m, like, newest=newest) for m, like in zip(managers, likes, strict=True)]
         if any(state is None for state in found):
+            if any(state is not None for state in found):
+                logging.warning(
+                    "%s: no step of which every network has a checkpoint: all start over", managers[0].directory
+                )
             return None
         steps = {int(state.step) for state in found}
         if len(steps) == 1:

@@ -86,6 +86,7 @@ def main(argv: list[str]) -> int:
         parallel.keep_compiled_programs()
         if several:
             parallel.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            signal.signal(signal.SIGTERM, on_sigterm)  # once more: JAX has taken it to itself
             if not parallel.is_first():  # they all would say the same
                 logging.getLogger().setLevel(logging.WARNING)
         from asdjax import run

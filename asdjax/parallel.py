@@ -133,7 +133,9 @@ def from_first(arrays: dict[str, np.ndarray] | None) -> dict[str, np.ndarray] | 
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         data = buffer.getvalue()
-    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(data))))
+    million = 10**6  # JAX knows no 64-bit integers by default
+    millions, rest = multihost_utils.broadcast_one_to_all(np.array(divmod(len(data), million), np.int32)).tolist()
+    size = millions * million + rest
     if not size:
         return None
     sent = np.frombuffer(data, np.uint8) if is_first() else np.zeros(size, np.uint8)

@@ -221,7 +221,7 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
 def on_devices(store: Store, wanted: bool, mesh) -> Store:
     """The store, resident on the devices where that is wanted and it fits, else as it is; says which."""
     size = f"{store.wave.nbytes / 1e9:.2f} GB of clips"
-    if wanted and feed.fits(store):
+    if wanted and not parallel.anyone(not feed.fits(store)):  # all processes must run the same program
         logging.info("%s on every device (%d)", size, mesh.size)
         return feed.resident(store, mesh)
     reason = "" if not wanted else f": more than {feed.RESIDENT_SHARE:.0%} of a device's memory"

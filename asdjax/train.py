@@ -132,7 +132,8 @@ def train(
         networks: E of them, alike (see `largest`).
         store: the clips, resident on the devices or on the host; its labels are not looked at.
         steps: optimizer steps, rounded up to whole chunks.
-        chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be the brake.
+        chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be the brake, or as many as
+            feed.SENT allows where the clips are sent.
         checkpoint_every: steps between checkpoints (at chunk borders; the last step always has one).
         mesh: the devices.
         lowering: how the networks share the devices, see chunks.make_chunk; '': chunks.lowering.
@@ -160,11 +161,15 @@ def train(
         with watch.phase("restore"):
             found = restored(managers, likes)
         start = int(found[0].step) if found else 0
-        chunk = chunk or (1 if jax.default_backend() == "cpu" else 8)
+        batch = sum(len(network.sampler(0, 0)) for network in networks)
+        allowed = 8 if feed.is_resident(store) else max(1, min(8, feed.SENT // (2 * samples * batch)))
+        chunk = chunk or (1 if jax.default_backend() == "cpu" else allowed)
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start and system.update:
             logging.info("%s: resumed at step %d of %d", networks[0].folder, start, stop)
         if system.update is None or start == stop:
+            if parallel.anyone(bool(terminated)):
+                raise Preempted("stopped by SIGTERM; the same command resumes")
             return found or list(initial(networks, store, mesh))
         logs = [
             cleanup.enter_context(open(open_log(network.folder / "metrics.jsonl", start), "a", buffering=1))
@@ -198,8 +203,8 @@ def train(
                 write_log(log, {k: v[i] for k, v in metrics.items()}, step, seconds)
             check_finite(metrics, step - chunk, networks, saved)
             if progress:
-                clips = chunk * sum(len(network.sampler(0, 0)) for network in networks)
-                progress(step, stop, {k: float(v[:, -1].mean()) for k, v in metrics.items()}, clips / seconds)
+                last = {k: float(v[:, -1].mean()) for k, v in metrics.items()}
+                progress(step, stop, last, chunk * batch / seconds)
             return bool(asked)
 
         step, asked = start, False

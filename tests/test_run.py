@@ -3,6 +3,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -277,12 +278,17 @@ def test_mistakes_on_the_command_line(flags, code, message, tmp_path):
     assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
-def test_sigterm_before_training_is_no_failure(data, tmp_path):
-    """75: what started the run shall start it again."""
+@pytest.mark.parametrize("several", [False, True])
+def test_sigterm_before_training_is_no_failure(several, tmp_path):
+    """75: what started the run shall start it again. JAX takes the signal to itself where processes are joined."""
     command = [sys.executable, "-m", "asdjax.main", "--config=configs/mfn.py", f"--workdir={tmp_path / 'r'}"]
+    if several:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            command += [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--processes=1"]
     env = {**os.environ, "ASDJAX_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-    assert "making the embedded data set" in process.stderr.readline()
+    assert any("making the embedded data set" in line for line in process.stderr)
     process.terminate()
     try:
         _, said = process.communicate(timeout=60)

@@ -20,6 +20,7 @@ from asdjax import parallel
 from asdjax.core import Batch
 
 RESIDENT_SHARE = 0.5  # of a device's memory that the bank may take: the rest is for the network and its maps
+SENT = 2**30  # bytes of clips that a request to a store on the host should take at most: some three are alive at once
 
 
 class Store(NamedTuple):

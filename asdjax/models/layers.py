@@ -5,7 +5,7 @@ convolutions in memory. So a 1x1 convolution is a 2-D matrix product everywhere,
 shifted products on CPU, the plain convolution elsewhere. Elementwise work is bound by memory: normalisation and
 activation are one function, whose gradient needs nothing but the map that came in. Maps are (B, H, W, C).
 
-Layers compute in the type of the map, with parameters, statistics and sums over examples in float32 at least.
+Layers compute in the type of the map, with parameters and statistics in float32 at least.
 """
 
 from __future__ import annotations
@@ -227,6 +227,8 @@ batch_norm.defvjp(_batch_norm_fwd, _batch_norm_bwd)
 
 class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's defaults (momentum 0.1 there is 0.9 here) and the activation after it.
+
+    The running variance is that of the batch divided by n, as in Flax; PyTorch divides by n - 1.
 
     Attributes:
         act: linear, relu6, or prelu with one slope per channel from 0.25.

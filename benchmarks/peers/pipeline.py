@@ -210,7 +210,7 @@ def run(config: Mapping[str, Any], root: Path, out: Path, *, workers: int = 2, t
     def features(wave: torch.Tensor) -> torch.Tensor:
         return (log_mel(wave) - mean) / std
 
-    parts = {k: v for k, v in config["backbone"].items() if k != "name"}
+    parts = {k: config["backbone"][k] for k in ("rows", "stem", "features", "embedding")}
     kind = MobileFaceNet if tuned else Network
     net = kind(**parts, bins=config["frontend"]["n_mels"], frames=config["cut"]["width"]).to(device)
     net = net.to(memory_format=torch.channels_last) if tuned else net

@@ -107,20 +107,20 @@ class Bank(torch.utils.data.Dataset):
 
 
 def batches(bank: Bank, batch_size: int, device: torch.device, workers: int = 2):
-    """Endless batches (wave (B, T), label (B, C)) on the device, read by worker processes."""
+    """Batches without end (wave (B, T), label (B, C)) on the device, read by worker processes."""
+    # one long epoch: at the end of each the workers would stall, and a bank as small as a benchmark's has short ones
+    rows = torch.utils.data.RandomSampler(bank, replacement=True, num_samples=10**7)
     loader = torch.utils.data.DataLoader(
         bank,
         batch_size,
-        shuffle=True,
-        drop_last=True,
+        sampler=rows,
         num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context="spawn" if workers else None,  # the fork of a process with threads may hang
         pin_memory=device.type == "cuda",
     )
-    while True:
-        for wave, label in loader:
-            yield wave.to(device, non_blocking=True), label.to(device, non_blocking=True)
+    for wave, label in loader:
+        yield wave.to(device, non_blocking=True), label.to(device, non_blocking=True)
 
 
 def make_step(net: nn.Module, head: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> Callable:
