@@ -24,7 +24,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/CONFIG[-VARIANT].")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as the cluster tells it.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "One of several processes: HOST:PORT of process 0.")
-_PROCESSES = flags.DEFINE_integer("processes", 1, "With --coordinator: how many processes there are.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "With --coordinator: how many processes there are.")
 _PROCESS = flags.DEFINE_integer("process", 0, "With --coordinator: which of them this is, from 0.")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config with its overrides and stop.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import logging
 import os
 import socket
 import sys
@@ -84,6 +85,10 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, *, patienc
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise UsageError(f"--coordinator is {coordinator!r}; expected HOST:PORT")
+    if processes < 1:
+        raise UsageError(
+            "--coordinator needs --processes=N, how many processes there are, and --process=I, which this is"
+        )
     if not 0 <= process < processes:
         raise UsageError(f"--process is {process} of --processes={processes}; expected 0 to {processes - 1}")
     if process:
@@ -96,6 +101,7 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0, *, patienc
 def wait_for(host: str, port: int, patience: float) -> None:
     """Returns once somebody listens there. JAX itself ends the process in C++, without an exception to catch."""
     deadline = time.monotonic() + patience
+    logging.info("joining the processes of %s:%d", host, port)
     while True:
         try:
             return socket.create_connection((host, port), timeout=5).close()

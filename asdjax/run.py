@@ -306,6 +306,7 @@ def embeddings(
     config, group: Group, networks: list[train.Network], states: list[TrainState], store: Store, mesh, watch
 ) -> Iterator[dict[str, np.ndarray]]:
     """embed's dict over the group's clips from each of its networks, kept in their folders."""
+    by = f" by {len(networks)} networks" if len(networks) > 1 else ""
     with reporter(f"{group.name}: embedding") as report, watch.phase("embed"):
         made = evaluate.embed_clips(
             networks[0].system,
@@ -314,7 +315,7 @@ def embeddings(
             group.rows,
             units=config["score"]["units"],
             mesh=mesh,
-            progress=lambda done, total: report(done, total, f"{group.name}: embedded {done} of {total} clips"),
+            progress=lambda done, total: report(done, total, f"{group.name}: embedded {done} of {total} clips{by}"),
         )
         for network, e in zip(networks, made, strict=True):
             file = network.folder / "embeddings" / "embeddings.npz"

@@ -61,6 +61,6 @@ class Watch:
 
 
 def compiled() -> str:
-    """What was compiled so far, in words."""
+    """What was compiled so far, in words; two programs may be compiled at a time."""
     programs = f"{compiling['compiled']} programs compiled, {compiling['from cache']} from the cache"
-    return f"{compiling['seconds']:.1f} s of it compiling ({programs})"
+    return f"with {compiling['seconds']:.1f} s of compiling, summed over threads ({programs})"

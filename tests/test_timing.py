@@ -41,5 +41,5 @@ def test_a_watch_sums_by_phase_and_tells_of_the_first_step_once(monkeypatch):
         with watch.phase("load"):
             pass
     assert watch.seconds == {"load": 3.5}
-    assert "first step 11.0 s after the start" in watch.first_step() and watch.first_step() == ""
+    assert "first step 11.0 s after the start, with " in watch.first_step() and watch.first_step() == ""
     assert watch.summary()["seconds"] == {"load": 3.5, "start-up": 11.0, "total": 12.0}

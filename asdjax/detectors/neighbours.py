@@ -16,7 +16,7 @@ ROWS = 2**12  # references in one matrix product: with some hundred queries it s
 
 def unit_length(x):
     """x / |x| over the last axis; zero stays zero, as in scikit-learn's normalize."""
-    # On the host the squares of a million vectors would be one more copy of them.
+    # The squares of a million vectors would be a copy of them, whose place on the host's heap the result rarely fits.
     squared = np.vecdot(x, x) if isinstance(x, np.ndarray) else (x**2).sum(-1)
     norm = squared[..., None] ** 0.5
     return x / (norm + (norm == 0))
