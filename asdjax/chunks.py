@@ -24,7 +24,9 @@ def lowering(networks: int, mesh: Mesh) -> str:
     """How E networks share the devices, by what was measured (benchmarks/train_step.py).
 
     'shard' gives every device its own networks, without any traffic between devices; 'map' trains one network after the
-    other on all devices; 'vmap' would train them side by side, which turns convolutions into grouped ones.
+    other on all devices. 'vmap' trains them side by side, with E times the memory: on two CPU cores four networks with
+    batches of 8 take 528 ms a step, by 'map' 604, one of them alone 132. Not measured on GPU or TPU, where convolutions
+    with a kernel for each network become grouped ones.
     """
     return "shard" if mesh.size > 1 and networks % mesh.size == 0 else "map"
 
