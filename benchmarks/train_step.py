@@ -303,7 +303,7 @@ def bank_rows(name: str, repeats: int, batch: int) -> list[dict[str, Any]]:
 def scaling_rows(name: str, short: bool, repeats: int) -> list[dict[str, Any]]:
     """Chunks of one step by batch, by networks in one program, and by devices where there are several."""
     small, members = on_cpu(), (1, 4) if short else (1, 2, 4, 8, 16)
-    batches = (8, 16, 32, 64) if short else (8, 16, 32, 64, 128, 256, 512)
+    batches = (8, 32) if short else (8, 16, 32, 64, 128, 256, 512)
     each, whole = (8, 16) if small else (32, 128)
     plans = {
         "batch": [dict(batch=n) for n in batches if n <= 256 or not small],  # the maps of 512 take 14 GB
