@@ -2,7 +2,7 @@
 
     python -m benchmarks [--full] [--out FOLDER]
 
-The short form takes about a quarter of an hour on two cores; the full one takes hours. FOLDER (default benchmarks/results) gets
+The short form takes about a quarter of an hour on two cores, the full one hours. FOLDER (benchmarks/results) gets
 NAME.json of each benchmark and summary.json. A row of a benchmark that has a `bar` meets it where its `ratio`, our time
 over the peer's, is at most the bar. Exit code 1: a benchmark failed; a bar that is missed is no failure.
 """
