@@ -1,19 +1,12 @@
-"""From scores to what is handed in and what is read: scores.csv, results.csv, submission files.
+"""From scores to what is handed in and what is read: results.csv, decision thresholds, submission files.
 
-Scores are a dict of equal-length arrays, one entry per (scorer, member, clip), with the columns of scores.csv. The
-scorer 'rms-only' is the loudness of the same clips: what a system must beat to have heard more than the volume.
-
-Members are systems that differ by their seed alone: '0', '1', ..., and 'ensemble', the mean of their scores. What
-results.csv calls 'mean' and 'std' are those of the members' results, not results of mean scores.
+What results.csv calls 'mean' and 'std' are those of the members' results, not results of mean scores.
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +14,8 @@ import numpy as np
 
 from asdjax import metrics, threshold
 from asdjax.core import InputError, UsageError
+from asdjax.scoretable import ENSEMBLE, RMS, Scores, systems, write_csv
 
-COLUMNS = ("scorer", "member", "machine", "section", "domain", "split", "file", "label", "score")
-CLIP = COLUMNS[2:8]  # machine to label: which clip it is
-RMS = "rms-only"
-ENSEMBLE = "ensemble"
-
-Scores = dict[str, np.ndarray]  # COLUMNS: str, but label int8 (-1 unknown), score float64
 Thresholds = dict[tuple[str, str, str], tuple[float, str]]  # (scorer, member, machine) -> threshold, what was unusual
 
 
@@ -43,81 +31,10 @@ class Result(NamedTuple):
     value: float
 
 
-def write_scores(path: str | Path, scores: Mapping[str, np.ndarray]) -> None:
-    """Writes scores.csv, whole or not at all.
-
-    Raises:
-        InputError: a NaN score.
-    """
-    bad = np.flatnonzero(np.isnan(scores["score"]))
-    if len(bad):
-        first = ", ".join(str(scores[name][bad[0]]) for name in ("scorer", "machine", "section", "file"))
-        raise InputError(f"{path}: {len(bad)} scores are NaN, the first of {first}; expected numbers")
-    label = np.where(scores["label"] < 0, "", scores["label"].astype(str))
-    texts = {**scores, "label": label, "score": map(repr, scores["score"].tolist())}
-    _write_csv(path, itertools.chain([COLUMNS], zip(*(texts[name] for name in COLUMNS), strict=True)))
-
-
-def read_scores(path: str | Path) -> Scores:
-    """Reads scores.csv.
-
-    Raises:
-        InputError: no such file, a missing column, or a malformed row; the message names file, line and column.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected a scores.csv")
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = csv.reader(file)
-        header = next(lines, [])
-        missing = [name for name in COLUMNS if name not in header]
-        if missing:
-            raise InputError(f"{path}: no column {', '.join(missing)}; found {header}, expected {list(COLUMNS)}")
-        rows = [_parse(path, lines.line_num, line, header) for line in lines]
-    types = {"label": np.int8, "score": np.float64}
-    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
-    return {name: np.array(column, types.get(name, np.str_)) for name, column in zip(COLUMNS, columns, strict=True)}
-
-
-def concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> Scores:
-    """The rows of several scores, one after the other."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
-
-
-def ensemble(scores: Mapping[str, np.ndarray]) -> Scores:
-    """The rows of member 'ensemble', to be joined to the scores: each clip's mean of the numbered members' scores.
-
-    The plain mean, without normalisation, is the common practice for seeds of one system: their scores have one scale.
-
-    Returns:
-        rows of every scorer with two or more members; zero rows where there is none. The loudness has no members.
-
-    Raises:
-        InputError: members that do not score the same clips.
-    """
-    parts = [{name: scores[name][:0] for name in COLUMNS}]
-    for scorer, members in _systems(scores):
-        members.pop(ENSEMBLE, None)
-        if len(members) < 2:
-            continue
-        ordered = [rows[np.lexsort([scores[name][rows] for name in CLIP])] for rows in members.values()]
-        first = {name: scores[name][ordered[0]] for name in COLUMNS}
-        for member, rows in zip(members, ordered, strict=True):
-            if not all(np.array_equal(scores[name][rows], first[name]) for name in CLIP):
-                pair = (zip(*(scores[name][own].tolist() for name in CLIP), strict=True) for own in (ordered[0], rows))
-                odd = min(set.symmetric_difference(*map(set, pair)), default="a clip that is scored twice")
-                raise InputError(
-                    f"ensemble of {scorer!r}: member {member} ({len(rows)} scores) scores other clips than member "
-                    f"{next(iter(members))} ({len(ordered[0])}): {odd}; expected the same clips of every member"
-                )
-        mean = np.mean([scores["score"][rows] for rows in ordered], axis=0)
-        parts.append(first | {"member": np.full(len(mean), ENSEMBLE), "score": mean})
-    return concatenate(parts)
-
-
 def thresholds(scores: Mapping[str, np.ndarray]) -> Thresholds:
     """Decision threshold of every (scorer, member, machine), from its training clips; NaN where there are none."""
     found = {}
-    for scorer, members in _systems(scores):
+    for scorer, members in systems(scores):
         for member, rows in members.items():
             for machine in np.unique(scores["machine"][rows]).tolist():
                 train = rows[(scores["machine"][rows] == machine) & (scores["split"][rows] == "train")]
@@ -153,7 +70,7 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str, limits: Thresho
         notes.append(f"no scores named {RMS!r}: what loudness alone gives away is not known")
     found, _ = metrics.official(year, _table(scores, loud), n_bootstrap=0)
     loudness = [row._replace(metric=f"{RMS} AUC") for row in found if row.metric == "AUC"]
-    for scorer, members in _systems(scores):
+    for scorer, members in systems(scores):
         numbered = []
         for member, own in members.items():
             table = _table(scores, own[test[own]])
@@ -170,7 +87,7 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str, limits: Thresho
 
 def write_results(path: str | Path, rows: Iterable[Result]) -> None:
     """Writes results.csv, whole or not at all."""
-    _write_csv(path, [Result._fields, *([*row[:-1], repr(float(row.value))] for row in rows)])
+    write_csv(path, [Result._fields, *([*row[:-1], repr(float(row.value))] for row in rows)])
 
 
 def write_submission(folder: str | Path, scores: Mapping[str, np.ndarray], year: int | str, limits: Thresholds) -> None:
@@ -190,7 +107,7 @@ def write_submission(folder: str | Path, scores: Mapping[str, np.ndarray], year:
     Raises:
         InputError: 2021, and a test clip without domain.
     """
-    for scorer, members in _systems(scores):
+    for scorer, members in systems(scores):
         for member, own in members.items():
             ending = f"_{member}" if member == ENSEMBLE else f"_member{member}"
             into = Path(folder, scorer.replace("/", "_") + (ending if len(members) > 1 else ""))
@@ -254,16 +171,6 @@ def select(
     return chosen | {"scorer": np.full(len(score), name), "score": score}
 
 
-def _systems(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(scorer, {member: its row numbers}) without the loudness: scorers as they appear, members in natural order."""
-    for scorer in dict.fromkeys(scores["scorer"].tolist()):
-        rows = np.flatnonzero(scores["scorer"] == scorer)
-        members = scores["member"][rows]
-        order = sorted(set(members.tolist()), key=lambda member: np.inf if member == ENSEMBLE else int(member))
-        if scorer != RMS:
-            yield scorer, {member: rows[members == member] for member in order}
-
-
 def _unusual(limits: Thresholds) -> list[str]:
     """A note for everything unusual about thresholds: of which scorers and machines, and of how many of the members."""
     several = Counter((scorer, machine) for scorer, _, machine in limits)
@@ -304,10 +211,10 @@ def _write_folder(into: Path, table: metrics.Table, file: np.ndarray, decision: 
     score = np.nan_to_num(table.score)  # the evaluators refuse infinities; the largest float ranks the same
     for ending in np.unique(endings):
         rows = np.flatnonzero(endings == ending)
-        _write_csv(into / f"anomaly_score_{ending}.csv", [(file[row], repr(float(score[row]))) for row in rows])
+        write_csv(into / f"anomaly_score_{ending}.csv", [(file[row], repr(float(score[row]))) for row in rows])
         if str(year) != "2020" and not np.isnan(decision[rows]).any():
             texts = [(file[row], str(int(decision[row]))) for row in rows]
-            _write_csv(into / f"decision_result_{ending}.csv", texts)
+            write_csv(into / f"decision_result_{ending}.csv", texts)
 
 
 def _ending(year: int | str, machine: str, section: str, domain: str, file: str) -> str:
@@ -319,48 +226,3 @@ def _ending(year: int | str, machine: str, section: str, domain: str, file: str)
     if not domain:
         raise InputError(f"submission of 2021: test clip {file} of {stem} has no domain; expected source or target")
     return f"{stem}_{domain}_test"
-
-
-def _parse(path: str | Path, number: int, line: list[str], header: list[str]) -> list:
-    """A row's values in the order of COLUMNS."""
-    if len(line) != len(header):
-        raise InputError(f"{path} line {number}: {len(line)} columns, expected {len(header)}")
-    values = []
-    for name in COLUMNS:
-        text = line[header.index(name)]
-        parse, expected = PARSERS.get(name, (str, ""))
-        try:
-            values.append(parse(text))
-        except (ValueError, KeyError):
-            raise InputError(f"{path} line {number}: {name} is {text!r}, expected {expected}") from None
-    return values
-
-
-def _member(text: str) -> str:
-    if text != ENSEMBLE and not (text.isascii() and text.isdigit()):  # int() takes '-1', ' 1' and '1_0'
-        raise ValueError
-    return text if text == ENSEMBLE else str(int(text))
-
-
-def _number(text: str) -> float:
-    if np.isnan(value := float(text)):
-        raise ValueError
-    return value
-
-
-PARSERS = {
-    "member": (_member, "0, 1, 2, ... or ensemble"),
-    "domain": ({name: name for name in (*metrics.DOMAINS, "")}.__getitem__, "source, target or nothing"),
-    "split": ({name: name for name in ("train", "test")}.__getitem__, "train or test"),
-    "label": ({"0": 0, "1": 1, "": -1}.__getitem__, "0, 1 or nothing"),
-    "score": (_number, "a number"),
-}
-
-
-def _write_csv(path: str | Path, rows: Iterable[Iterable]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    os.replace(temporary, path)

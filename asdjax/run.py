@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax import evaluate, learn, parallel, results, rundir, tables, timing, train
+from asdjax import evaluate, learn, parallel, results, rundir, scoretable, tables, timing, train
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, feed, synth
 from asdjax.data import labels as classes
@@ -73,12 +73,12 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
                 e["own_class"] = group.labels.own_class[rows]
                 with watch.phase("score"):
                     for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
-                        if scorer != results.RMS or member == 0:  # loudness has no members
+                        if scorer != scoretable.RMS or member == 0:  # loudness has no members
                             columns.append(score_columns(scorer, member, clips[rows], scores))
-    scores = results.concatenate(columns)
+    scores = scoretable.concatenate(columns)
     for selection in config["score"]["selections"]:
-        scores = results.concatenate([scores, results.select(scores, **selection)])
-    scores = results.concatenate([scores, results.ensemble(scores)])
+        scores = scoretable.concatenate([scores, results.select(scores, **selection)])
+    scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
     with watch.phase("report"):
         rows, notes = finish(workdir, scores, config["data"]["year"])
@@ -90,7 +90,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
 
 def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
     """Writes scores.csv, results.csv, thresholds.json and submission/, and prints the tables."""
-    results.write_scores(workdir / "scores.csv", scores)
+    scoretable.write_scores(workdir / "scores.csv", scores)
     limits = results.thresholds(scores)
     rows, notes = results.summarise(scores, year, limits)
     results.write_results(workdir / "results.csv", rows)

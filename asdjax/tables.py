@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from asdjax import metrics
-from asdjax.results import ENSEMBLE, RMS, Result
+from asdjax.results import Result
+from asdjax.scoretable import ENSEMBLE, RMS
 
 
 class _Line(NamedTuple):

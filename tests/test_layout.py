@@ -32,6 +32,7 @@ LAYERS = {
     "asdjax.chunks": 3,
     "asdjax.train": 4,
     "asdjax.evaluate": 4,
+    "asdjax.scoretable": 2,
     "asdjax.results": 4,
     "asdjax.progress": 1,
     "asdjax.rundir": 4,

@@ -6,13 +6,13 @@ import io
 import numpy as np
 import pytest
 
-from asdjax import metrics, results, tables
+from asdjax import metrics, results, scoretable, tables
 from asdjax.core import InputError, UsageError
 
 
 def make(
     *, scorers=("near", "far"), machines=("fan", "pump"), domains=("source", "target"), n=12, members=1, seed=0
-) -> results.Scores:
+) -> scoretable.Scores:
     """One section '00': n normal training clips, n normal and n anomalous test clips per machine and domain."""
     rng, rows = np.random.default_rng(seed), []
     for member in range(members):
@@ -24,7 +24,7 @@ def make(
                         score = rng.gamma(3) + label
                         name = f"section_00_{domain}_{split}_{(7 * i) % (3 * n):04}.wav"
                         rows.append((scorer, str(member), machine, "00", domain, split, name, label, score))
-    columns = dict(zip(results.COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
+    columns = dict(zip(scoretable.COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
     return columns | {"label": columns["label"].astype(np.int8)}
 
 
@@ -36,7 +36,7 @@ def values(rows, scorer="near", member="0") -> dict[tuple, float]:
     return {row[2:6]: row.value for row in rows if row[:2] == (scorer, member)}
 
 
-def some(scores, keep) -> results.Scores:
+def some(scores, keep) -> scoretable.Scores:
     return {name: column[keep] for name, column in scores.items()}
 
 
@@ -46,14 +46,14 @@ def of(scores, **wanted) -> np.ndarray:
 
 def test_scores_round_trip(tmp_path):
     scores = make(members=11)
-    scores = results.concatenate([scores, results.ensemble(scores)])
+    scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     scores["label"][:3] = -1
     scores["score"][:3] = [1 / 3, -1e300, np.inf]
     scores["file"][0] = 'a, "b".wav'
-    results.write_scores(tmp_path / "run" / "scores.csv", scores)
-    back = results.read_scores(tmp_path / "run" / "scores.csv")
-    assert list(back) == list(results.COLUMNS)
-    for name in results.COLUMNS:
+    scoretable.write_scores(tmp_path / "run" / "scores.csv", scores)
+    back = scoretable.read_scores(tmp_path / "run" / "scores.csv")
+    assert list(back) == list(scoretable.COLUMNS)
+    for name in scoretable.COLUMNS:
         np.testing.assert_array_equal(back[name], scores[name])
     assert back["score"].dtype == np.float64 and set(back["member"]) == {*map(str, range(11)), "ensemble"}
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["scores.csv"]
@@ -64,11 +64,11 @@ def test_scores_round_trip(tmp_path):
 
 def test_nan_scores_are_not_written(tmp_path):
     scores = make()
-    results.write_scores(tmp_path / "scores.csv", scores)
+    scoretable.write_scores(tmp_path / "scores.csv", scores)
     before = (tmp_path / "scores.csv").read_bytes()
     scores["score"][5] = np.nan
     with pytest.raises(InputError, match="1 scores are NaN, the first of near, fan, 00, section_00_source_train_0035"):
-        results.write_scores(tmp_path / "scores.csv", scores)
+        scoretable.write_scores(tmp_path / "scores.csv", scores)
     assert (tmp_path / "scores.csv").read_bytes() == before
 
 
@@ -90,26 +90,26 @@ def test_nan_scores_are_not_written(tmp_path):
 )
 def test_malformed_rows_are_named(tmp_path, line, message):
     file = tmp_path / "scores.csv"
-    file.write_text(f"{','.join(results.COLUMNS)}\nnear,0,fan,00,,test,b.wav,,0.5\n{line}\n")
+    file.write_text(f"{','.join(scoretable.COLUMNS)}\nnear,0,fan,00,,test,b.wav,,0.5\n{line}\n")
     with pytest.raises(InputError) as error:
-        results.read_scores(file)
+        scoretable.read_scores(file)
     assert str(error.value) == f"{file} {message}"
 
 
 def test_a_member_has_one_name(tmp_path):
     lines = [f"near,{member},fan,00,,test,b.wav,,0.5" for member in ("ensemble", "10", "007")]
-    (tmp_path / "scores.csv").write_text("\n".join([",".join(results.COLUMNS), *lines, ""]))
-    assert results.read_scores(tmp_path / "scores.csv")["member"].tolist() == ["ensemble", "10", "7"]
+    (tmp_path / "scores.csv").write_text("\n".join([",".join(scoretable.COLUMNS), *lines, ""]))
+    assert scoretable.read_scores(tmp_path / "scores.csv")["member"].tolist() == ["ensemble", "10", "7"]
 
 
 def test_missing_columns_and_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"scores\.csv: no such file"):
-        results.read_scores(tmp_path / "scores.csv")
+        scoretable.read_scores(tmp_path / "scores.csv")
     (tmp_path / "scores.csv").write_text("scorer,member,machine\n")
     with pytest.raises(InputError, match="no column section, domain, split, file, label, score; found"):
-        results.read_scores(tmp_path / "scores.csv")
-    (tmp_path / "scores.csv").write_text(",".join(results.COLUMNS) + "\n")
-    assert len(results.read_scores(tmp_path / "scores.csv")["score"]) == 0
+        scoretable.read_scores(tmp_path / "scores.csv")
+    (tmp_path / "scores.csv").write_text(",".join(scoretable.COLUMNS) + "\n")
+    assert len(scoretable.read_scores(tmp_path / "scores.csv")["score"]) == 0
 
 
 def test_summarise_by_hand(tmp_path):
@@ -124,7 +124,7 @@ def test_summarise_by_hand(tmp_path):
     test += [("test", "source", 1, 9.0), ("test", "target", 1, 5.0)]
     rows = [("a", "0", "fan", "00", d, s, f"{i}.wav", y, v) for i, (s, d, y, v) in enumerate(train + test)]
     rows += [("rms-only", "0", "fan", "00", d, s, f"{i}.wav", y, -v) for i, (s, d, y, v) in enumerate(train + test)]
-    scores = dict(zip(results.COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
+    scores = dict(zip(scoretable.COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
     found, notes = summarise(scores, 2025)
     got = values(found, "a")
     expected = {
@@ -172,7 +172,7 @@ def test_the_ensemble_is_the_mean_of_the_members():
     scores = make(members=3)
     others = np.flatnonzero(scores["member"] != "0")
     shuffled = np.concatenate([np.flatnonzero(scores["member"] == "0"), np.random.default_rng(0).permutation(others)])
-    part = results.ensemble(some(scores, shuffled))
+    part = scoretable.ensemble(some(scores, shuffled))
     assert set(part["member"]) == {"ensemble"} and set(part["scorer"]) == {"near", "far"}
     for scorer in ("near", "far"):
         for machine in ("fan", "pump"):
@@ -183,10 +183,10 @@ def test_the_ensemble_is_the_mean_of_the_members():
             assert len(found["score"]) == 72
             for file, score, y in zip(found["file"], found["score"], found["label"], strict=True):
                 assert score == pytest.approx(sum(clip[file] for clip in clips) / 3, rel=1e-14) and y == label[file]
-    both = results.concatenate([scores, part])
+    both = scoretable.concatenate([scores, part])
     got = values(summarise(both, 2024)[0], "far", "ensemble")
-    again = results.ensemble(both | {"score": both["score"] + of(both, member="ensemble")})  # takes no part itself
-    assert again["score"].tolist() == results.ensemble(scores)["score"].tolist()
+    again = scoretable.ensemble(both | {"score": both["score"] + of(both, member="ensemble")})  # takes no part itself
+    assert again["score"].tolist() == scoretable.ensemble(scores)["score"].tolist()
     for machine in ("fan", "pump"):
         test = [some(scores, of(scores, scorer="far", machine=machine, split="test", member=m)) for m in "012"]
         mean = np.mean([one["score"] for one in test], axis=0)
@@ -197,9 +197,9 @@ def test_the_ensemble_is_the_mean_of_the_members():
 
 def test_one_member_makes_no_ensemble():
     scores = make()
-    part = results.ensemble(scores)
+    part = scoretable.ensemble(scores)
     assert {name: (len(column), column.dtype) for name, column in part.items()} == {
-        name: (0, scores[name].dtype) for name in results.COLUMNS
+        name: (0, scores[name].dtype) for name in scoretable.COLUMNS
     }
 
 
@@ -215,7 +215,7 @@ def test_one_member_makes_no_ensemble():
 def test_members_must_score_the_same_clips(change, message):
     scores = make(scorers=("near",), machines=("fan",), members=6)
     with pytest.raises(InputError, match=f"ensemble of 'near': member 3 {message}"):
-        results.ensemble(change(scores))
+        scoretable.ensemble(change(scores))
 
 
 def test_mean_and_std_by_hand():
@@ -228,8 +228,8 @@ def test_mean_and_std_by_hand():
         for i, (domain, label) in enumerate(clips)
     ]
     rows += [("rms-only", "0", *row[2:8], -row[8]) for row in rows[:4]]
-    scores = dict(zip(results.COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
-    found, _ = summarise(results.concatenate([scores, results.ensemble(scores)]), 2025)
+    scores = dict(zip(scoretable.COLUMNS, map(np.array, zip(*rows, strict=True)), strict=True))
+    found, _ = summarise(scoretable.concatenate([scores, scoretable.ensemble(scores)]), 2025)
     key = ("fan", "00", "all", "AUC")
     assert [values(found, "a", m)[key] for m in ("0", "1", "2", "mean")] == [1, 0.75, 0.5, 0.75]
     assert values(found, "a", "std")[key] == pytest.approx(0.25, rel=1e-12)  # of -1/4, 0, 1/4: sqrt(2/16 / 2)
@@ -244,7 +244,7 @@ def test_mean_and_std_of_everything_but_intervals():
 
     scores = make(scorers=("near",), members=3)
     scores["score"][of(scores, member="1", machine="pump", split="train")] = np.inf  # no decisions for it
-    found, notes = summarise(results.concatenate([scores, results.ensemble(scores)]), 2024)
+    found, notes = summarise(scoretable.concatenate([scores, scoretable.ensemble(scores)]), 2024)
     member = {m: values(found, "near", m) for m in ("0", "1", "2", "ensemble", "mean", "std")}
     expected = {key for key in member["0"] if key in member["1"] and key[3] != "rms-only AUC"}
     assert set(member["std"]) == expected and ("all", "", "", "official score") in expected
@@ -263,7 +263,7 @@ def test_mean_and_std_of_everything_but_intervals():
 
 def test_members_are_in_natural_order():
     scores = make(scorers=("near", "far"), machines=("fan",), members=11, n=4)
-    backwards = some(results.concatenate([scores, results.ensemble(scores)]), slice(None, None, -1))
+    backwards = some(scoretable.concatenate([scores, scoretable.ensemble(scores)]), slice(None, None, -1))
     natural = [*map(str, range(11)), "ensemble"]
     assert list(results.thresholds(backwards)) == [(s, m, "fan") for s in ("far", "near") for m in natural]
     found, _ = summarise(backwards, 2024)
@@ -347,7 +347,7 @@ def test_submission_files_of_a_year(tmp_path, year, endings):
 
 def test_submission_without_labels_with_members_and_infinities(tmp_path):
     scores = make(scorers=("near",), members=2)
-    scores = results.concatenate([scores, results.ensemble(scores)])
+    scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     test = scores["split"] == "test"
     scores["label"][test] = -1
     scores["score"][np.flatnonzero(test)[0]] = np.inf
@@ -387,7 +387,7 @@ def test_select_per_domain_and_machine():
             np.testing.assert_array_equal(part[column][mine], scores[column][theirs])
         own = limits[scorer, "0", machine][0] if machine == "fan" else 0  # one threshold must fit lof and knn
         np.testing.assert_array_equal(part["score"][mine], scores["score"][theirs] - own)
-    both = results.concatenate([scores, part])
+    both = scoretable.concatenate([scores, part])
     found, _ = summarise(both, 2021)
     for domain, scorer in (("source", "lof"), ("target", "knn")):
         key = ("fan", "00", domain, "AUC")
@@ -404,7 +404,7 @@ def test_select_counts_each_member_from_its_own_threshold():
             theirs = scores["score"][of(scores, domain=domain, member=member, scorer=scorer)]
             np.testing.assert_array_equal(mine, theirs - limits[scorer, member, "fan"][0])
     assert len({limits["near", member, "fan"][0] for member in "012"}) == 3
-    assert len(results.ensemble(part)["score"]) == len(part["score"]) / 3
+    assert len(scoretable.ensemble(part)["score"]) == len(part["score"]) / 3
 
 
 def test_select_refuses_what_is_not_there():
@@ -460,10 +460,10 @@ def test_a_table_looks_like_this():
 @pytest.mark.parametrize("year", [2020, 2021, 2024])
 def test_tables_of_several_members(year):
     scores = make(scorers=("near", "far [x]"), members=3)
-    scores = results.concatenate([scores, results.ensemble(scores)])
+    scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     alone = scores | {"scorer": np.where(scores["scorer"] == "near", "alone", scores["scorer"])}
     alone = some(alone, of(alone, scorer="alone", member="0"))  # beside them one that has no other members
-    rows, _ = summarise(results.concatenate([scores, alone]), year)
+    rows, _ = summarise(scoretable.concatenate([scores, alone]), year)
     text = printed(rows, year, width=100)
     assert "…" not in text and f"alone, {year}, in %" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
