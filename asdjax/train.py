@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -72,9 +73,15 @@ class Network(NamedTuple):
 
 def shapes(network: Network, samples: int) -> TrainState:
     """The network's state as a tree of ShapeDtypeStruct, for clips of so many samples."""
-    label = {k: jax.ShapeDtypeStruct((2, *v.shape[1:]), v.dtype) for k, v in network.label.items()}
-    batch = {"wave": jax.ShapeDtypeStruct((2, samples), jnp.float32), "label": label}
-    return jax.eval_shape(network.system.init, jax.random.key(0), batch)
+    label = tuple((k, v.shape[1:], v.dtype) for k, v in network.label.items())
+    return _shapes(network.system, label, samples)
+
+
+@functools.lru_cache(maxsize=128)  # members share it; tracing takes half a second, and several callers ask
+def _shapes(system: System, label: tuple, samples: int) -> TrainState:
+    leaves = {k: jax.ShapeDtypeStruct((2, *shape), dtype) for k, shape, dtype in label}
+    batch = {"wave": jax.ShapeDtypeStruct((2, samples), jnp.float32), "label": leaves}
+    return jax.eval_shape(system.init, jax.random.key(0), batch)
 
 
 def largest(networks: list[Network], samples: int) -> Network | None:

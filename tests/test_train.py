@@ -14,7 +14,7 @@ import tiny
 import train_worker
 
 from asdjax import checkpoint, parallel, train
-from asdjax.core import InputError, Preempted, UsageError
+from asdjax.core import InputError, Preempted, System, UsageError
 from asdjax.data import feed
 
 STEPS = 24
@@ -159,6 +159,19 @@ def test_networks_that_differ_in_kind_are_not_alike():
     assert train.largest([one, one], samples) is one
     config = tiny.config(backbone={**tiny.CONFIG["backbone"], "rows": ((2, 8, 2, 2),)})
     assert train.largest([one, one._replace(system=train.make(config, 4))], samples) is None
+
+
+def test_members_are_traced_once():
+    traced = []
+
+    def init(key, batch):
+        traced.append(batch["wave"].shape)
+        return batch["label"]["class"].sum()
+
+    system = System(init, None, None)
+    members = [one._replace(system=system) for one in train_worker.networks("a", tiny.tones(), members=3)]
+    assert train.largest(members, 100) is members[0] and train.shapes(members[2], 100).shape == ()
+    assert traced == [(2, 100)]
 
 
 def test_the_feed_ahead_passes_errors_on_and_ends_with_its_reader():
