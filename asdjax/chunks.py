@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 
 from asdjax import parallel
 from asdjax.core import System, TrainState, UsageError
-from asdjax.data.feed import Store
 
 LOWERINGS = ("map", "vmap", "shard")
 
@@ -41,7 +40,7 @@ def make_chunk(system: System, mesh: Mesh, *, lowering: str, resident: bool):
         resident: whether the store is whole on every device, or each has a shard of its own clips.
 
     Returns:
-        a jitted function of the stacked states (donated), seeds (E,) uint32, a feed.Store and its rows, a pair of
+        a jitted function of the stacked states (donated), seeds (E,) uint32, a feed.Store or Frames and its rows, a pair of
         (E, S, B) int32, and a flag by device (any of a device's process asked to stop: all must stop at one step).
         The metrics are (E, S).
     """
@@ -54,7 +53,7 @@ def make_chunk(system: System, mesh: Mesh, *, lowering: str, resident: bool):
         if lowering == "shard":
             return store.batch(rows, labelled)
         # each device gathers its own rows; left to itself, XLA would gather a sharded store whole
-        local = jax.shard_map(Store.batch, mesh=mesh, in_specs=(held, batch, batch), out_specs=batch)
+        local = jax.shard_map(type(store).batch, mesh=mesh, in_specs=(held, batch, batch), out_specs=batch)
         return local(store, rows, labelled)
 
     def one(state, seed, store, rows):
@@ -127,4 +126,4 @@ def label_table(labels: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     shapes = padded_shapes(labels)
     if shapes is None:
         raise UsageError("networks with labels of different kinds cannot be trained together")
-    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), stack(labels, shapes))
+    return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), stack(labels, shapes))

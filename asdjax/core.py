@@ -87,7 +87,8 @@ class Clips:
         return self.split == "test"
 
 
-Batch = dict[str, Any]  # wave (B, T) float32 in [-1, 1]; label: dict of float leaves (B, ...)
+# wave (B, T) float32 in [-1, 1], or features (B, w, F) where the bank holds those; label: dict of float leaves (B, ...)
+Batch = dict[str, Any]
 
 
 class TrainState(struct.PyTreeNode):
@@ -107,7 +108,7 @@ class TrainState(struct.PyTreeNode):
 
 
 class Parts(NamedTuple):
-    """The built pieces of a system; no config inside.
+    """The built pieces of a system; no config inside. A piece whose config is empty is None (or ()).
 
     Attributes:
         wave_ops: tuple of (key, x (B, T), label) -> (x, label), applied to the waveform in training.
@@ -150,10 +151,13 @@ class Detector(NamedTuple):
         fit: (e, is_target (N,) bool) -> state, a dict of arrays. `e` is embed's dict over N normal training clips, plus
             own_class (N,), the class index known from machine and section alone.
         score: (state, e over M clips) -> (M,) scores, higher = more anomalous.
+        own: (state, e of the N clips that the state was fitted on) -> (N,) scores, each as if fitted without that clip;
+            None where fitting anew is the only way.
     """
 
     fit: Callable[[dict, np.ndarray], dict]
     score: Callable[[dict, dict], jax.Array]
+    own: Callable[[dict, dict], jax.Array] | None = None
 
 
 def by_device(function: Callable) -> Callable:

@@ -119,8 +119,8 @@ def scores_of_section(
     """Scores (N,) of one section's clips (NaN elsewhere), and the fitted states.
 
     A training clip must not be its own neighbour, else its score says nothing about new normal clips: training clips
-    are scored by detectors fitted without their fold. Where the rest is too few to fit on, they stay NaN. Test clips
-    are scored by the detector fitted on all.
+    are scored by Detector.own, each as if it had been left out, or else by detectors fitted without their fold. Where
+    the rest is too few to fit on, they stay NaN. Test clips are scored by the detector fitted on all.
 
     Raises:
         InputError: too few training clips for the detector.
@@ -128,18 +128,28 @@ def scores_of_section(
     out = np.full(len(is_train), np.nan)
     states = []
 
-    def score(fit_on: np.ndarray, rows: np.ndarray) -> dict:
-        state = detector.fit({k: v[fit_on] for k, v in e.items()}, is_target[fit_on])
-        out[rows] = np.asarray(detector.score(state, {k: v[rows] for k, v in e.items()}))
-        return state
+    def take(rows: np.ndarray) -> dict:
+        return {k: v[rows] for k, v in e.items()}
+
+    def fitted(rows: np.ndarray) -> dict:
+        return detector.fit(take(rows), is_target[rows])
+
+    def score(state: dict, rows: np.ndarray) -> None:
+        out[rows] = np.asarray(detector.score(state, take(rows)))
 
     for train, rows in pairs:
         fit_on, test, own = (np.flatnonzero(m) for m in (train, rows & ~is_train, train & rows))
         if len(test):
-            states.append(score(fit_on, test))
+            states.append(fitted(fit_on))
+            score(states[-1], test)
+        if detector.own and len(own):
+            with contextlib.suppress(InputError):
+                scores = detector.own(states[-1] if len(test) else fitted(fit_on), take(fit_on))
+                out[own] = np.asarray(scores)[np.isin(fit_on, own)]
+            continue
         for fold in folds(len(own)):
             with contextlib.suppress(InputError):
-                score(np.setdiff1d(fit_on, own[fold]), own[fold])
+                score(fitted(np.setdiff1d(fit_on, own[fold])), own[fold])
     return out, states
 
 

@@ -248,8 +248,9 @@ class Cut(NamedTuple):
     Attributes:
         at: 'wave' or 'frames': what is cut.
         width, hop: unit length and shift, in samples or frames.
-        draw: (key, x) -> one random unit of every clip, (B, w) or (B, w, F).
+        draw: (key, x) -> one random training unit of every clip, (B, w) or (B, w, F).
         units: x -> all units, (B, U, w) or (B, U, w, F).
+        training_starts: length of x -> (U',) int32, where its training units begin.
     """
 
     at: str
@@ -257,6 +258,7 @@ class Cut(NamedTuple):
     hop: int
     draw: Callable[[jax.Array, jax.Array], jax.Array]
     units: Callable[[jax.Array], jax.Array]
+    training_starts: Callable[[int], np.ndarray]
 
 
 def _starts(length: int, width: int, hop: int, tail: str) -> np.ndarray:
@@ -275,30 +277,35 @@ def n_units(length: int, *, width: int, hop: int, tail: str = "drop") -> int:
     return len(_starts(length, width, hop, tail))
 
 
-def cut(*, width: int, hop: int, at: str = "frames", tail: str = "drop", start: str = "unit") -> Cut:
+def cut(*, width: int, hop: int, at: str = "frames", tail: str = "drop", train_hop: int = 0) -> Cut:
     """Cuts clips into units of `width`, every `hop`.
 
     Args:
         width, hop: samples at='wave', frames at='frames'.
         at: 'wave' (the frontend sees units) or 'frames' (the frontend runs once per clip).
         tail: what is left after the last whole unit: 'drop', or 'align' one more unit with the end of the clip.
-        start: a training unit begins where one of the units does ('unit'), or anywhere ('any').
+        train_hop: shift of the units that training draws from; 1: they begin anywhere, 0: as `hop`.
 
     Raises:
         UsageError: unknown option, or (when called) a clip shorter than one unit.
     """
     _check("at", at, ("wave", "frames"))
     _check("tail", tail, ("drop", "align"))
-    _check("start", start, ("unit", "any"))
-    if width < 1 or hop < 1:
-        raise UsageError(f"cut: width={width}, hop={hop}; expected at least 1")
+    if width < 1 or hop < 1 or train_hop < 0:
+        raise UsageError(
+            f"cut: width={width}, hop={hop}, train_hop={train_hop}; expected at least 1, and 0 for the last"
+        )
+
+    def training_starts(length):
+        return _starts(length, width, train_hop or hop, tail)
 
     def draw(key, x):
-        starts = _starts(x.shape[1], width, 1 if start == "any" else hop, tail)
+        starts = training_starts(x.shape[1])
 
         def one(key, clip):
             first = jax.random.randint(key, (), 0, len(starts))
-            first = first if start == "any" else jnp.asarray(starts)[first]
+            # the starts are evenly spaced but for an aligned last one: no table as long as a wave
+            first = jnp.minimum(first * (train_hop or hop), len(clip) - width)
             return lax.dynamic_slice_in_dim(clip, first, width)
 
         return jax.vmap(one)(jax.random.split(key, x.shape[0]), x)
@@ -307,4 +314,4 @@ def cut(*, width: int, hop: int, at: str = "frames", tail: str = "drop", start: 
         starts = jnp.asarray(_starts(x.shape[1], width, hop, tail))
         return jax.vmap(lambda first: lax.dynamic_slice_in_dim(x, first, width, axis=1), out_axes=1)(starts)
 
-    return Cut(at, width, hop, draw, units)
+    return Cut(at, width, hop, draw, units, training_starts)

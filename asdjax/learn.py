@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asdjax import evaluate, parallel, timing, train
-from asdjax.core import TrainState
+from asdjax.core import System, TrainState
+from asdjax.data import feed, sampling
 from asdjax.data import labels as classes
-from asdjax.data import sampling
-from asdjax.data.feed import Store
+from asdjax.data.feed import Frames, Store
 from asdjax.progress import reporter
 
 
@@ -40,62 +41,107 @@ def learnt(
 ) -> Iterator[tuple[Group, list[tuple[Path, dict[str, np.ndarray]]]]]:
     """For each group its members' folders and embeddings: read where a finished run left them, else trained for now.
 
-    The networks of all groups and members are trained in one program, unless their shapes differ.
+    The networks of all groups and members are trained in one program, unless they differ in shapes or steps.
     """
-    pack = {group.name: members(config, workdir, group) for group in groups}
-    every = [network for networks in pack.values() for network in networks]
-    found = {network.folder: parallel.from_first(read_embeddings(network.folder)) for network in every}
-    states = {}
-    if any(e is None for e in found.values()):
-        packs = [every]
-        if train.largest(every, store.wave.shape[1]) is None:
-            logging.info("the groups' networks differ in more than their number of classes: trained one by one")
-            packs = list(pack.values())
-        for networks in packs:
-            trained = trained_states(config, networks, store, mesh, watch)
-            states |= {network.folder: state for network, state in zip(networks, trained, strict=True)}
+    folders = {group.name: member_folders(workdir, group, config["train"]["members"]) for group in groups}
+    found = {folder: parallel.from_first(read_embeddings(folder)) for own in folders.values() for folder in own}
+    lacking = [group for group in groups if any(found[folder] is None for folder in folders[group.name])]
+    trained = trained_groups(config, {g.name: (g, folders[g.name]) for g in lacking}, store, mesh, watch)
     for group in groups:
-        networks = pack[group.name]
-        missing = [network for network in networks if found[network.folder] is None]
+        missing = [(n, state) for n, state in trained.get(group.name, []) if found[n.folder] is None]
         if missing:
-            made = embeddings(config, group, missing, [states[n.folder] for n in missing], store, mesh, watch)
-            found |= {network.folder: e for network, e in zip(missing, made, strict=True)}
-        yield group, [(network.folder, found[network.folder]) for network in networks]
+            networks, states = zip(*missing, strict=True)
+            made = embeddings(config, group, list(networks), list(states), store, mesh, watch)
+            found |= {network.folder: e for network, e in zip(networks, made, strict=True)}
+        yield group, [(folder, found[folder]) for folder in folders[group.name]]
 
 
-def members(config: Mapping[str, Any], workdir: Path, group: Group) -> list[train.Network]:
-    """The networks of a group: as many as config.train.members, seeded one after the other."""
-    n, labels = config["train"]["members"], group.labels
+def member_folders(workdir: Path, group: Group, members: int) -> list[Path]:
+    """The folder of each of a group's networks."""
     folder = workdir / "groups" / group.name
-    system = train.make(config, len(labels.names))
-    sampler = sampling.uniform(labels.rows, batch_size=config["train"]["batch_size"])
-    label = {"class": labels.onehot}
-    folders = [folder] if n == 1 else [folder / f"member_{i}" for i in range(n)]
+    folders = [folder] if members == 1 else [folder / f"member_{i}" for i in range(members)]
     for each in folders:
         each.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def trained_groups(
+    config, groups: Mapping[str, tuple[Group, list[Path]]], store: Store, mesh, watch: timing.Watch
+) -> dict[str, list[tuple[train.Network, TrainState]]]:
+    """The networks of groups, given with their folders, and their trained states."""
+    if not groups:
+        return {}
+    held = np.arange(len(store.wave))  # which clips the bank holds
+    if config["data"]["bank"] == "features":
+        held = np.flatnonzero(np.any([group.labels.rows for group, _ in groups.values()], axis=0))
+        store = bank_of_features(config, store, held, mesh, watch)
+    networks = {name: members(config, group, folders, held, store.units) for name, (group, folders) in groups.items()}
+    packs: dict[int, list[train.Network]] = {}
+    for own in networks.values():
+        packs.setdefault(own[0].steps, []).extend(own)
+    states = {}
+    for pack in packs.values():
+        parts = [pack]
+        if train.largest(pack, store) is None:
+            logging.info("the groups' networks differ in more than their number of classes: trained one by one")
+            parts = [own for own in networks.values() if own[0] in pack]
+        for part in parts:
+            trained = trained_states(config, part, store, mesh, watch)
+            states |= {network.folder: state for network, state in zip(part, trained, strict=True)}
+    return {name: [(network, states[network.folder]) for network in own] for name, own in networks.items()}
+
+
+def bank_of_features(config, store: Store, held: np.ndarray, mesh, watch: timing.Watch) -> Frames:
+    """The frontend's output of the clips `held`, computed once, on the devices where it fits."""
+    places = train.unit_frames(config, store.wave.shape[1])
+    frontend = train.frontend(config)
+    system = System(None, None, lambda state, wave: {"features": frontend(wave)[:, None]})
+    with reporter("features") as report, watch.phase("features"):
+
+        def on_batch(done, total):
+            report(done, total, f"features of {done} of {total} clips")
+
+        settings = dict(units=config["score"]["units"], mesh=mesh, progress=on_batch)
+        (made,) = evaluate.embed_clips(system, [()], store, held, **settings)
+    frames = Frames(made["features"][:, 0], places, {})
+    return feed.on_devices(frames, config["data"]["resident"], mesh, "features")
+
+
+def members(config, group: Group, folders: list[Path], held: np.ndarray, units: int) -> list[train.Network]:
+    """The networks of a group, seeded one after the other, for a store of the clips `held` with so many units each."""
+    labels, settings = group.labels, config["train"]
+    rows, label = labels.rows[held], {"class": labels.onehot[held]}
+    steps = settings["steps"] or math.ceil(settings["epochs"] * rows.sum() * units / settings["batch_size"])
+    system = train.make({**config, "train": {**settings, "steps": steps}}, len(labels.names))
+    sampler = sampling.uniform(rows, batch_size=settings["batch_size"], units=units)
     return [
-        train.Network(each, system, label, labels.rows, sampler, config["seed"] + i) for i, each in enumerate(folders)
+        train.Network(folder, system, label, rows, sampler, config["seed"] + i, steps)
+        for i, folder in enumerate(folders)
     ]
 
 
-def trained_states(config, networks: list[train.Network], store: Store, mesh, watch: timing.Watch) -> list[TrainState]:
-    """The networks' trained states."""
+def trained_states(
+    config, networks: list[train.Network], store: Store | Frames, mesh, watch: timing.Watch
+) -> list[TrainState]:
+    """The networks' trained states; they have one number of steps."""
     settings = config["train"]
     folders = dict.fromkeys(network.folder for network in networks)
     name = networks[0].folder.name if len(folders) == 1 else f"{len(folders)} networks"
     clips = sum({id(n.label): int(n.rows.sum()) for n in networks}.values())
     found = sorted({n.label["class"].shape[1] for n in networks})
-    logging.info("%s: training on %d clips, %s classes", name, clips, " to ".join(map(str, found[:1] + found[1:][-1:])))
+    told = f", {' to '.join(map(str, found[:1] + found[1:][-1:]))} classes" if found[-1] else ""
+    if networks[0].system.update:
+        logging.info("%s: training on %d clips%s, %d steps", name, clips, told, networks[0].steps)
     with reporter(f"{name}: compiling") as report:
 
         def on_chunk(step, stop, metrics, clips_per_s):
             values = "  ".join(f"{k} {metrics[k]:.{n}f}" for k, n in (("loss", 3), ("accuracy", 2)) if k in metrics)
-            report(step, stop, f"{name}: step {step}  {values}  {clips_per_s:.0f} clips/s")
+            report(step, stop, f"{name}: step {step}  {values}  {clips_per_s:.0f} {store.unit}s/s")
 
         states = train.train(
             networks,
             store,
-            steps=settings["steps"],
+            steps=networks[0].steps,
             chunk=settings["chunk"],
             checkpoint_every=settings["checkpoint_every"],
             mesh=mesh,

@@ -31,9 +31,10 @@ def adam(
     warmup: int = 0,
     b1: float = 0.9,
     b2: float = 0.999,
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, 2015)."""
-    return optax.adam(learning_rate(steps, lr, schedule, end, warmup), b1=b1, b2=b2)
+    """Adam (Kingma and Ba, 2015); eps as in the paper and PyTorch, Keras has 1e-7."""
+    return optax.adam(learning_rate(steps, lr, schedule, end, warmup), b1=b1, b2=b2, eps=eps)
 
 
 def adamw(

@@ -24,10 +24,10 @@ KEYS = {
     "": "backbone cut data feature_ops frontend head optim score seed system train wave_ops",
     "data": (
         "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length "
-        "cache resident"
+        "cache resident bank"
     ),
-    "train": "steps batch_size chunk checkpoint_every members groups",
-    "score": "units scorers selections",
+    "train": "steps epochs batch_size chunk checkpoint_every members groups",
+    "score": "units scorers selections fusions",
 }
 GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
 
@@ -63,7 +63,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         check_shapes(config, store.wave.shape[1])
         groups = list(labelled_groups(clips, config["data"]["group_by"], config["data"]["label"]))
         rundir.claim(workdir, config, clips, store.gain, level)
-        store = on_devices(store, config["data"]["resident"], mesh)
+        store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
     together = config["train"]["groups"] == "together"
     columns = []
     for some in [groups] if together else [[group] for group in groups]:
@@ -81,15 +81,16 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
     with watch.phase("report"):
-        rows, notes = finish(workdir, scores, config["data"]["year"])
+        rows, notes = finish(workdir, scores, config["data"])
     for note in notes:
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
     return rows
 
 
-def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
+def finish(workdir: Path, scores: dict, data: Mapping[str, Any]) -> tuple[list, list[str]]:
     """Writes scores.csv, results.csv, thresholds.json and submission/, and prints the tables."""
+    year = data["year"]
     scoretable.write_scores(workdir / "scores.csv", scores)
     limits = results.thresholds(scores)
     rows, notes = results.summarise(scores, year, limits)
@@ -101,6 +102,8 @@ def finish(workdir: Path, scores: dict, year) -> tuple[list, list[str]]:
     rundir.write_json(workdir / "thresholds.json", [dict(zip(names, row, strict=True)) for row in table])
     if parallel.is_first():
         tables.print_tables(rows, year)
+        if data["root"]:  # the embedded machines have the names of others, but nobody has published their numbers
+            tables.print_published(rows, year, data["test_on"])
     return rows, notes
 
 
@@ -119,19 +122,31 @@ def check(config: Mapping[str, Any]) -> None:
         raise UsageError(f"config.frontend.sample_rate is {heard} Hz, but config.data.sample_rate {expected} Hz")
     choices = {
         "group_by": ("all", "machine", "machine_section"),
-        "label": tuple(classes.LEVELS),
+        "label": ("none", *classes.LEVELS),
         "level": ("as_recorded", "rms"),
         "length": ("tile", "pad", "crop"),
         "test_on": ("dev", "eval"),
+        "bank": ("waves", "features"),
     }
     for section, name, known in (*(("data", *choice) for choice in choices.items()), ("train", "groups", GROUPS)):
         if config[section][name] not in known:
             raise UsageError(f"config.{section}.{name} is {config[section][name]!r}; there is: {', '.join(known)}")
     if config["seed"] < 0:
         raise UsageError(f"config.seed is {config['seed']}; it must be at least 0")
-    for name, least in (("steps", 1), ("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1), ("members", 1)):
-        if config["train"][name] < least:
-            raise UsageError(f"config.train.{name} is {config['train'][name]}; it must be at least {least}")
+    trained = config["train"]
+    for name, least in (("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1), ("members", 1)):
+        if trained[name] < least:
+            raise UsageError(f"config.train.{name} is {trained[name]}; it must be at least {least}")
+    lengths = sorted((trained["steps"], trained["epochs"]))
+    if lengths[0] != 0 or (config["optim"] and lengths[1] <= 0):
+        raise UsageError(
+            f"config.train.steps is {trained['steps']}, epochs {trained['epochs']}; expected one above 0, the other 0"
+        )
+    if bool(config["head"]) == (config["data"]["label"] == "none"):
+        raise UsageError(
+            f"config.data.label is {config['data']['label']!r} and config.head is {config['head'] or 'empty'}; expected "
+            "classes for a head to tell apart, or neither: label 'none' and an empty head"
+        )
     evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
     train.make(config, n_classes=2)
 
@@ -140,8 +155,13 @@ def check_shapes(config: Mapping[str, Any], samples: int) -> None:
     """Raises UsageError for parts that do not fit together or to clips of so many samples, before anything is run."""
     system = train.make(config, n_classes=2)
     wave = jax.ShapeDtypeStruct((2, samples), np.float32)
-    batch = {"wave": wave, "label": {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}}
-    state = jax.eval_shape(system.init, jax.random.key(0), batch)
+    batch = {"wave": wave}
+    if config["data"]["bank"] == "features":
+        bins = jax.eval_shape(train.frontend(config), wave).shape[2]
+        width = train.unit_frames(config, samples).shape[1]
+        batch = {"features": jax.ShapeDtypeStruct((2, width, bins), np.float32)}
+    label = {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}
+    state = jax.eval_shape(system.init, jax.random.key(0), {**batch, "label": label})
     jax.eval_shape(system.embed, state, wave)  # and not `update`, which takes seconds to trace and fits where these do
 
 
@@ -197,17 +217,6 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
         bank.wave.shape[1] / bank.sample_rate,
     )
     return clips, Store(bank.wave, audio.gain(bank, data["level"]), {}), audio.loudness(bank, data["level"])
-
-
-def on_devices(store: Store, wanted: bool, mesh) -> Store:
-    """The store, resident on the devices where that is wanted and it fits, else as it is; says which."""
-    size = f"{store.wave.nbytes / 1e9:.2f} GB of clips"
-    if wanted and not parallel.anyone(not feed.fits(store)):  # all processes must run the same program
-        logging.info("%s on every device (%d)", size, mesh.size)
-        return feed.resident(store, mesh)
-    reason = "" if not wanted else f": more than {feed.RESIDENT_SHARE:.0%} of a device's memory"
-    logging.info("%s stay on the host and are sent chunk by chunk%s", size, reason)
-    return store
 
 
 def score_columns(scorer: str, member: int, clips: Clips, scores: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from asdjax import augment, checkpoint, chunks, frontends, heads, models, optim, parallel, systems, timing
-from asdjax.core import InputError, Parts, Preempted, System, TrainState, build
+from asdjax.core import InputError, Parts, Preempted, System, TrainState, UsageError, build
 from asdjax.data import feed
 from asdjax.data.sampling import Sampler
 
@@ -33,22 +33,41 @@ def make(config: Mapping[str, Any], n_classes: int) -> System:
     """Builds a system from a config; the one place where Parts are built.
 
     Args:
-        config: a whole run's config (system, frontend, cut, wave_ops, feature_ops, backbone, head, optim, train).
+        config: a whole run's config.
         n_classes: C, the number of classes that the head tells apart.
 
     Raises:
         UsageError: a name or an argument in the config that does not exist.
     """
+
+    def piece(name: str, module, **extra):
+        return build(module, config[name], **extra) if config[name] else None
+
     parts = Parts(
         wave_ops=tuple(build(augment, op) for op in config["wave_ops"]),
         frontend=build(frontends, config["frontend"]),
-        cut=build(frontends, config["cut"]),
+        cut=piece("cut", frontends),
         feature_ops=tuple(build(augment, op) for op in config["feature_ops"]),
-        backbone=build(models, config["backbone"]),
-        head=build(heads, config["head"], n_classes=n_classes),
-        tx=build(optim, config["optim"], steps=config["train"]["steps"]),
+        backbone=piece("backbone", models),
+        head=piece("head", heads, n_classes=n_classes),
+        tx=piece("optim", optim, steps=max(1, config["train"]["steps"])),
     )
+    if config["data"]["bank"] == "features" and (parts.wave_ops or parts.cut is None or parts.cut.at != "frames"):
+        raise UsageError("config.data.bank='features' computes them once: wave_ops must be () and cut.at 'frames'")
     return build(systems, config["system"], parts=parts)
+
+
+def frontend(config: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
+    """The frontend alone, for a bank of features."""
+    return build(frontends, config["frontend"])
+
+
+def unit_frames(config: Mapping[str, Any], samples: int) -> np.ndarray:
+    """(U, w) int32, the frames of each unit that training draws from a clip of so many samples."""
+    cut = build(frontends, config["cut"])
+    wave = jax.ShapeDtypeStruct((1, samples), jnp.float32)
+    starts = cut.training_starts(jax.eval_shape(frontend(config), wave).shape[1])
+    return starts[:, None] + np.arange(cut.width, dtype=np.int32)
 
 
 class Network(NamedTuple):
@@ -59,8 +78,9 @@ class Network(NamedTuple):
         system: what to train.
         label: dict of (N, ...) float32 over all clips of the store.
         rows: (N,) bool, the clips that it learns from.
-        sampler: (seed, step) -> rows (B,) of the store.
+        sampler: (seed, step) -> rows (B,) of the store, clips or units.
         seed: of the network, the batches and the augmentations.
+        steps: updates of a whole training.
     """
 
     folder: Path
@@ -69,29 +89,31 @@ class Network(NamedTuple):
     rows: np.ndarray
     sampler: Sampler
     seed: int
+    steps: int = 0
 
 
-def shapes(network: Network, samples: int) -> TrainState:
-    """The network's state as a tree of ShapeDtypeStruct, for clips of so many samples."""
+def shapes(network: Network, store: feed.Store | feed.Frames) -> TrainState:
+    """The network's state as a tree of ShapeDtypeStruct, for batches from this store."""
     label = tuple((k, v.shape[1:], v.dtype) for k, v in network.label.items())
-    return _shapes(network.system, label, samples)
+    return _shapes(network.system, label, tuple(feed.example(store).items()))
 
 
 @functools.lru_cache(maxsize=128)  # members share it; tracing takes half a second, and several callers ask
-def _shapes(system: System, label: tuple, samples: int) -> TrainState:
+def _shapes(system: System, label: tuple, example: tuple) -> TrainState:
     leaves = {k: jax.ShapeDtypeStruct((2, *shape), dtype) for k, shape, dtype in label}
-    batch = {"wave": jax.ShapeDtypeStruct((2, samples), jnp.float32), "label": leaves}
-    return jax.eval_shape(system.init, jax.random.key(0), batch)
+    return jax.eval_shape(system.init, jax.random.key(0), {**dict(example), "label": leaves})
 
 
-def largest(networks: list[Network], samples: int) -> Network | None:
+def largest(networks: list[Network], store: feed.Store | feed.Frames) -> Network | None:
     """The network whose program can train them all, the others padded to its classes; None: they are not alike."""
-    found = [shapes(network, samples) for network in networks]
+    found = [shapes(network, store) for network in networks]
     padded = chunks.padded_shapes(found)
     return next((network for network, own in zip(networks, found, strict=True) if own == padded), None)
 
 
-def initial(networks: list[Network], store: feed.Store, mesh: Mesh, size: int = 512) -> Iterator[TrainState]:
+def initial(
+    networks: list[Network], store: feed.Store | feed.Frames, mesh: Mesh, size: int = 512
+) -> Iterator[TrainState]:
     """`System.init`'s states on the host, each from up to `size` of the network's clips, evenly spread."""
     whole = parallel.replicated(mesh)
     # it runs once, so that on CPU optimising it takes longer than it saves
@@ -99,15 +121,16 @@ def initial(networks: list[Network], store: feed.Store, mesh: Mesh, size: int = 
     for system, same in itertools.groupby(networks, lambda network: network.system):  # members share one program
 
         def init(seed, sample, system=system):
-            every = jnp.arange(len(sample.gain))
-            return system.init(jax.random.key(seed), sample.batch(every, every))
+            clip = jnp.arange(len(sample[0]))
+            unit = clip % sample.units  # another part of every clip
+            return system.init(jax.random.key(seed), sample.batch(clip * sample.units + unit, clip))
 
         init = jax.jit(init, out_shardings=whole, compiler_options=quick)
         for network in same:
             chosen = np.flatnonzero(network.rows)
             chosen = chosen[np.linspace(0, len(chosen) - 1, min(size, len(chosen))).astype(int)]
             label = {k: v[chosen] for k, v in network.label.items()}
-            sample = parallel.fetch(feed.Store(store.wave[chosen], store.gain[chosen], label))
+            sample = parallel.fetch(store.clips(chosen)._replace(label=label))
             yield parallel.fetch(init(*parallel.put((np.asarray(network.seed, np.uint32), sample), whole)))
 
 
@@ -123,7 +146,7 @@ def restored(managers: list, likes: list[TrainState]) -> list[TrainState] | None
 
 def train(
     networks: list[Network],
-    store: feed.Store,
+    store: feed.Store | feed.Frames,
     *,
     steps: int,
     chunk: int,
@@ -137,7 +160,7 @@ def train(
 
     Args:
         networks: E of them, alike (see `largest`).
-        store: the clips, resident on the devices or on the host; its labels are not looked at.
+        store: the bank, resident on the devices or on the host; its labels are not looked at.
         steps: optimizer steps, rounded up to whole chunks.
         chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be the brake, or as many as
             feed.SENT allows where the clips are sent.
@@ -154,9 +177,9 @@ def train(
         UsageError: the batch does not split over the devices. Diverged: a loss or gradient is not finite; the newest
             checkpoint is from before. Preempted: SIGTERM came, to any process; a checkpoint of the last chunk is there.
     """
-    watch, samples = watch or timing.Watch(), store.wave.shape[1]
-    likes = [shapes(network, samples) for network in networks]
-    system = largest(networks, samples).system
+    watch = watch or timing.Watch()
+    likes = [shapes(network, store) for network in networks]
+    system = largest(networks, store).system
     terminated: list[bool] = []
     previous = signal.signal(signal.SIGTERM, lambda *_: terminated.append(True))
     with contextlib.ExitStack() as cleanup:
@@ -169,7 +192,7 @@ def train(
             found = restored(managers, likes)
         start = int(found[0].step) if found else 0
         batch = sum(len(network.sampler(0, 0)) for network in networks)
-        allowed = 8 if feed.is_resident(store) else max(1, min(8, feed.SENT // (2 * samples * batch)))
+        allowed = 8 if feed.is_resident(store) else max(1, min(8, feed.SENT // (store.row_bytes * batch)))
         chunk = chunk or (1 if jax.default_backend() == "cpu" else allowed)
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start and system.update:
@@ -215,7 +238,7 @@ def train(
             return bool(asked)
 
         step, asked = start, False
-        requests = rows_of(networks, offsets, start, stop, chunk)
+        requests = rows_of(networks, offsets, store.units, start, stop, chunk)
         for clips, rows in feed.feed(store, requests, mesh, axis=0 if how == "shard" else 2):
             flags = parallel.put(np.full(mesh.size, bool(terminated)), split)
             if pending is None and step == start:
@@ -254,13 +277,13 @@ def labels_of(networks: list[Network]) -> tuple[dict[str, np.ndarray], np.ndarra
 
 
 def rows_of(
-    networks: list[Network], offsets: np.ndarray, start: int, stop: int, chunk: int
+    networks: list[Network], offsets: np.ndarray, units: int, start: int, stop: int, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each chunk from step `start` to `stop`, the rows (E, S, B) into the clips and into the table of labels."""
+    """For each chunk from step `start` to `stop`, the rows (E, S, B) into the store and into the table of labels."""
     for first in range(start, stop, chunk):
         every = range(first, first + chunk)
         rows = np.stack([np.stack([network.sampler(network.seed, step) for step in every]) for network in networks])
-        yield rows, rows + offsets[:, None, None]
+        yield rows, rows // units + offsets[:, None, None]
 
 
 def open_log(path: Path, start: int) -> Path:

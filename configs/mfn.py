@@ -44,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
         length="tile",  # our choice: shorter clips are repeated
         cache="",  # '': the user's cache folder
         resident=True,  # the clips live on the device where they fit in half its memory
+        bank="waves",  # or 'features': the frontend runs once for all steps, where nothing is done to the waveform
     )
     config.frontend = dict(
         name="log_mel",
@@ -58,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
         hop=32,  # our choice: windows overlap by half when a clip is scored
         at="frames",
         tail="align",  # our choice: no sound of a clip goes unheard
-        start="any",  # our choice: more to learn from than the windows of the grid
+        train_hop=1,  # our choice: training windows begin anywhere, more to learn from than those of the grid
     )
     config.wave_ops = (
         dict(
@@ -84,6 +85,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.optim = dict(name="adam", lr=1e-3, schedule="cosine", end=1e-5, warmup=10)  # our choice: a short run
     config.train = dict(
         steps=160,  # our choice: two minutes on two cores, and the loss has levelled off
+        epochs=0.0,  # passes over the training clips instead, where steps is 0
         batch_size=32,  # our choice: windows, one of each clip drawn
         chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
         checkpoint_every=40,  # steps: half a minute
@@ -105,5 +107,6 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
         ),
         selections=(),
+        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
     )
     return config

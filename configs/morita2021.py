@@ -128,6 +128,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         length="tile",
         cache="",
         resident=True,  # the clips live on the device where they fit in half its memory
+        bank="waves",  # or 'features': the frontend runs once for all steps, where nothing is done to the waveform
     )
     config.frontend = dict(
         name="spectrogram",
@@ -137,7 +138,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         scale="log_power",  # not stated: decibels, as in the official baselines
         drop_bin="last",  # tables 1 and 2 have 1024 rows where the STFT has 1025: the Nyquist bin goes
     )
-    config.cut = dict(name="cut", width=32, hop=16, at="frames", tail="drop", start="unit")  # section 2.2
+    config.cut = dict(name="cut", width=32, hop=16, at="frames", tail="drop")  # section 2.2
     config.wave_ops = ()  # none is named
     config.feature_ops = ()  # none is named
     config.backbone = BACKBONES[variant]
@@ -152,6 +153,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
     )  # not stated: as STgram-MFN (backbone, loss, task)
     config.train = dict(
         steps=42_000,  # not stated: 50 passes over the 108,324 windows of a machine
+        epochs=0.0,  # passes over the training clips instead, where steps is 0
         batch_size=128,  # not stated: as STgram-MFN; windows
         chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
         checkpoint_every=1000,
@@ -162,5 +164,6 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         units=72,  # windows through the network at once; 18 a clip, some 30 MB each
         scorers=GRID,
         selections=SUBMISSIONS if variant == "mfn" else (),
+        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
     )
     return config

@@ -1,16 +1,16 @@
-"""The index of every year's layout, the ground-truth join, groups, classes and attributes, on miniature trees."""
+"""The index of every year's layout, on miniature trees."""
 
 import collections
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import MINI_ASD, needs_recordings, touch, write
+from trees import MINI_ASD, needs_recordings, touch
 
 from asdjax.core import InputError, UsageError
 from asdjax.data import dcase
+from asdjax.data.names import YEARS
 
 
 def table(clips):
@@ -24,18 +24,18 @@ def table(clips):
 
 def test_machines_of_the_years():
     """Totals of machine types as the official data pages count them."""
-    counts = {y: (len(r.dev), len(r.additional)) for y, r in dcase.YEARS.items()}
+    counts = {y: (len(r.dev), len(r.additional)) for y, r in YEARS.items()}
     expected = {2020: (6, 6), 2021: (7, 7), 2022: (7, 7), 2023: (7, 7), 2024: (7, 9), 2025: (7, 8), 2026: (7, 5)}
     assert counts == expected | {"plain": (0, 0)}
-    assert set(dcase.YEARS[2023].dev) == {"ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"}
-    assert [y for y, r in dcase.YEARS.items() if r.gives_test_domain] == [2021]
-    assert [y for y, r in dcase.YEARS.items() if not r.has_domains] == [2020, "plain"]
-    assert [y for y, r in dcase.YEARS.items() if r.channels == 2] == [2026]
+    assert set(YEARS[2023].dev) == {"ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"}
+    assert [y for y, r in YEARS.items() if r.gives_test_domain] == [2021]
+    assert [y for y, r in YEARS.items() if not r.has_domains] == [2020, "plain"]
+    assert [y for y, r in YEARS.items() if r.channels == 2] == [2026]
 
 
 def test_year_of():
-    assert dcase.year_of(2023) is dcase.year_of("2023") is dcase.YEARS[2023]
-    assert dcase.year_of("plain") is dcase.YEARS["plain"]
+    assert dcase.year_of(2023) is dcase.year_of("2023") is YEARS[2023]
+    assert dcase.year_of("plain") is YEARS["plain"]
     for odd in (2019, "2027", "", None, "²", True):
         with pytest.raises(UsageError, match=r"data.year.*2020.*2026, plain"):
             dcase.year_of(odd)
@@ -284,182 +284,6 @@ def test_2021_folders_in_another_year_and_one_clip_twice(tmp_path):
     touch(tmp_path, "dev_data/fan/test/section_00_source_test_anomaly_0001.wav")
     with pytest.raises(InputError, match=r"fan/test/section_00_source_test_anomaly_0001.wav: .*same name"):
         dcase.index(tmp_path, 2021)
-
-
-# ---------------------------------------------------------------- labels of evaluation clips
-
-
-def eval_tree(root, year, machine, labels, section="03"):
-    """Hidden test clips 0, 2, 4, ... of one section, of which `labels` says (domain, label)."""
-    touch(root, f"dev_data/{machine}/train/section_07_source_train_normal_0000.wav")
-    touch(root, f"eval_data/{machine}/train/section_{section}_source_train_normal_0000.wav")
-    names = [
-        f"section_{section}_{domain}_test_{2 * i:04d}" if year == 2021 else f"section_{section}_{2 * i:04d}"
-        for i, (domain, _) in enumerate(labels)
-    ]
-    touch(root, *(f"eval_data/{machine}/test/{name}.wav" for name in names))
-    return names
-
-
-LABELS = [("source", 0), ("target", 1), ("target", 0), ("source", 1), ("source", 1)]
-SHUFFLED = [3, 0, 4, 2, 1]
-
-
-def truth_folders(root, year, machine, names, section="03"):
-    """The csvs of the official evaluator, their rows shuffled; other machines' are there as well."""
-    for domain in ("_source", "_target") if year == 2021 else ("",):
-        own = [i for i in SHUFFLED if domain[1:] in ("", LABELS[i][0])]
-        file = f"ground_truth_{machine}_section_{section}{domain}_test.csv"
-        write(root / "ground_truth_data" / file, *(f"{names[i]}.wav,{LABELS[i][1]}" for i in own))
-        if year != 2021:
-            lines = (f"{names[i]}.wav,{int(LABELS[i][0] == 'target')}" for i in own[::-1])
-            write(root / "ground_truth_domain" / file, *lines, end="\r\n")
-    write(root / "ground_truth_data" / f"ground_truth_other_section_{section}_test.csv", "section_03_0000.wav,1")
-    return root
-
-
-def labels_of(clips, names):
-    found = table(clips)
-    return [(found[f"{name}.wav"][2], found[f"{name}.wav"][4]) for name in names]
-
-
-@pytest.mark.parametrize("year", [2021, 2022, 2023, 2024, 2025])
-def test_truth_from_folders_is_joined_by_name(tmp_path, year):
-    names = eval_tree(tmp_path, year, "fan", LABELS)
-    truth = truth_folders(tmp_path / "truth", year, "fan", names)
-    clips = dcase.index(tmp_path, year, test_on="eval", ground_truth=truth)
-    assert labels_of(clips, names) == LABELS
-    assert set(clips[clips.is_train].is_anomaly) == {0} and set(clips[clips.is_test].attributes) == {""}
-    before = dcase.index(tmp_path, year, test_on="eval")
-    assert set(before[before.is_test].is_anomaly) == {-1}
-    # names of the development set say their labels: nothing is joined
-    touch(tmp_path, "dev_data/fan/test/section_00_target_test_anomaly_0000.wav")
-    assert dcase.index(tmp_path, year, ground_truth=truth).is_anomaly.sum() == 1
-
-
-def list_lines(names, section="03"):
-    kinds = [f"{domain}_test_{('normal', 'anomaly')[label]}" for domain, label in LABELS]
-    return [f"{names[i]}.wav,section_{section}_{kinds[i]}_{i:04d}_noAttribute.wav" for i in SHUFFLED]
-
-
-@pytest.mark.parametrize("year", [2023, 2024, 2025])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_truth_from_an_official_list(tmp_path, year, end):
-    """Names repeat across machines; machines and sections that are not on the disk are passed over."""
-    names = eval_tree(tmp_path, year, "bandsaw", LABELS, "00")
-    other = ["\ufeffgrinder", "section_00_0000.wav,section_00_target_test_anomaly_0000_x.wav"]
-    more = ["section_01_0000.wav,section_01_target_test_anomaly_0000_x.wav"]
-    path = tmp_path / f"eval_data_list_{year}.csv"
-    write(path, *other, "bandsaw", *list_lines(names, "00"), *more, end=end)
-    for where in (path, tmp_path):
-        clips = dcase.index(tmp_path, year, test_on="eval", ground_truth=where)
-        assert labels_of(clips, names) == LABELS
-        assert set(clips[clips.is_test].attributes) == {""}
-
-
-def test_truth_of_2020(tmp_path):
-    tree_2020(tmp_path)
-    lines = ["fan", "id_05_00000001.wav,normal_id_05_00000004.wav,0", "ToyCar"]
-    lines += ["id_05_00000009.wav,normal_id_05_00000003.wav,0", "id_05_00000001.wav,anomaly_id_05_00000000.wav,1"]
-    path = write(tmp_path / "eval_data_list.csv", *lines)
-    for where in (path, tmp_path):
-        found = table(dcase.index(tmp_path, 2020, test_on="eval", ground_truth=where))
-        assert found["id_05_00000001.wav"][4] == 1 and found["id_05_00000009.wav"][4] == 0
-        assert found["id_05_00000001.wav"][2] == ""
-    write(path, "ToyCar", "id_05_00000009.wav,normal_id_05_00000003.wav,1")
-    with pytest.raises(InputError, match=r"eval_data_list.csv line 2: .*contradict"):
-        dcase.index(tmp_path, 2020, test_on="eval", ground_truth=path)
-
-
-def test_the_wrong_list_of_2022_is_refused(tmp_path):
-    names = eval_tree(tmp_path, 2022, "fan", LABELS)
-    path = write(tmp_path / "truth" / "eval_data_list_2022.csv", "fan", *list_lines(names))
-    for where in (path, tmp_path / "truth"):
-        with pytest.raises(
-            InputError, match=r"list_2022.csv does not serve 2022: its rows of ToyCar and ToyTrain.*wrong"
-        ):
-            dcase.index(tmp_path, 2022, test_on="eval", ground_truth=where)
-    truth_folders(tmp_path / "truth", 2022, "fan", names)  # the folders beside it are taken
-    assert labels_of(dcase.index(tmp_path, 2022, test_on="eval", ground_truth=tmp_path / "truth"), names) == LABELS
-
-
-@pytest.mark.parametrize(
-    ("year", "wanted"),
-    [(2020, "an eval_data_list csv"), (2021, "ground_truth_data/"), (2023, "domain/ or an eval_data_list csv")],
-)
-def test_truth_of_a_wrong_kind(tmp_path, year, wanted):
-    (tree_2020 if year == 2020 else tree_2021 if year == 2021 else tree_2022)(tmp_path)
-    with pytest.raises(InputError, match=f"data.ground_truth: .*/none does not serve {year}: expected .*{wanted}"):
-        dcase.index(tmp_path, year, test_on="eval", ground_truth=tmp_path / "none")
-
-
-def test_truth_of_plain_data_is_refused(tmp_path):
-    touch(tmp_path, "fan/train/1.wav", "fan/test/1.wav")
-    with pytest.raises(InputError, match="plain"):
-        dcase.index(tmp_path, "plain", ground_truth=tmp_path)
-
-
-DATA, DOMAIN = (f"ground_truth_{kind}/ground_truth_fan_section_03_test.csv" for kind in ("data", "domain"))
-
-
-@pytest.mark.parametrize(
-    ("file", "edit", "message"),
-    [
-        (DATA, lambda b: b + b"section_03_0099.wav,1\n", "ground_truth_domain.*no row for section_03_0099.wav"),
-        (DOMAIN, lambda b: b + b"section_03_0099.wav,1\n", "ground_truth_data.*no row for section_03_0099.wav"),
-        (DATA, lambda b: b + b"section_03_0000.wav,1\n", "line 6: section_03_0000.wav a second time"),
-        (DATA, lambda b: b.replace(b",1", b",2", 1), "line 1: found 'section_03_0006.wav,2', expected NAME.wav,0"),
-        (DATA, lambda b: b.replace(b",1", b"", 1), "line 1: found 'section_03_0006.wav'"),
-        (DATA, lambda b: b.replace(b",1", b",\xff", 1), "line 1: not a line of a csv in UTF-8"),
-        (DATA, lambda b: b.replace(b"section_03_0000", b"section\x00", 1), "line 2: control characters"),
-        (DATA, lambda b: b.replace(b"section_03_0000", b'"section', 1), "line 2: not a line of a csv"),
-        (DATA, lambda b: b.replace(b",1", b",=HYPERLINK(1)", 1), "line 1: found"),
-    ],
-)
-def test_damaged_truth_is_refused(tmp_path, file, edit, message):
-    names = eval_tree(tmp_path, 2022, "fan", LABELS)
-    path = truth_folders(tmp_path / "truth", 2022, "fan", names) / file
-    path.write_bytes(edit(path.read_bytes()))
-    with pytest.raises(InputError, match=message) as error:
-        dcase.index(tmp_path, 2022, test_on="eval", ground_truth=tmp_path / "truth")
-    assert str(tmp_path / "truth") in str(error.value)
-
-
-def test_truth_and_files_must_be_the_same_clips(tmp_path):
-    names = eval_tree(tmp_path, 2023, "fan", LABELS)
-    truth = truth_folders(tmp_path / "truth", 2023, "fan", names)
-    touch(tmp_path, "eval_data/fan/test/section_03_0050.wav")
-    with pytest.raises(InputError, match=r"test/section_03_0050.wav: .*ground_truth_data has no row for it"):
-        dcase.index(tmp_path, 2023, test_on="eval", ground_truth=truth)
-    (tmp_path / "eval_data/fan/test/section_03_0050.wav").unlink()
-    (tmp_path / "eval_data/fan/test/section_03_0002.wav").unlink()
-    with pytest.raises(InputError, match=r"ground_truth_fan_section_03_test.csv line 5: a row for section_03_0002.wav"):
-        dcase.index(tmp_path, 2023, test_on="eval", ground_truth=truth)
-    os.remove(truth / "ground_truth_domain/ground_truth_fan_section_03_test.csv")
-    with pytest.raises(InputError, match=r"ground_truth_domain/ground_truth_fan_section_03_test.csv: cannot be read"):
-        dcase.index(tmp_path, 2023, test_on="eval", ground_truth=truth)
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["section_00_0000.wav,section_00_source_test_normal_0000.wav"], "line 1: found 'section_00_0000.wav,section"),
-        (["fan", "section_00_0000.wav,section_01_source_test_normal_0000.wav"], "line 2: .*of one section"),
-        (["fan", "section_00_0000.wav,section_00_0000.wav"], "line 2"),
-        (["fan", "", "section_00_0000.wav,section_00_source_test_normal_0000.wav,0,x"], "line 3: .*contradict"),
-        (["fan", *["section_00_0000.wav,section_00_source_test_normal_0000.wav"] * 2], "line 3: .*second time"),
-        (
-            ["fan", "section_00_0001.wav,section_00_source_test_normal_0000.wav"],
-            "line 2: a row for section_00_0001.wav",
-        ),
-        (["valve"], "fan/test/section_00_0000.wav: .*list.csv has no row"),
-    ],
-)
-def test_damaged_lists_are_refused(tmp_path, lines, message):
-    touch(tmp_path, "fan/train/section_00_source_train_normal_0000.wav", "fan/test/section_00_0000.wav")
-    path = write(tmp_path / "list.csv", *lines)
-    with pytest.raises(InputError, match=message):
-        dcase.index(tmp_path, 2023, ground_truth=path)
 
 
 # ---------------------------------------------------------------- real recordings

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from asdjax import core, detectors
-from asdjax.detectors import device, neighbours
+from asdjax.detectors import device, mixture, neighbours
 
 GOLDEN = {
     name: json.loads((Path(__file__).parent / "golden" / f"{name}.json").read_text())
@@ -405,7 +405,9 @@ def test_higher_is_more_anomalous(factory, units):
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_state_is_stored_arrays_and_score_compiles_once_a_shape(factory, monkeypatch):
     traced = []
-    monkeypatch.setattr(device, "by_clip", lambda x, n, by_clip=device.by_clip: traced.append(n) or by_clip(x, n))
+    jax.clear_caches()  # programs are shared by the detectors of all tests
+    for module in (device, mixture):
+        monkeypatch.setattr(module, "by_clip", lambda x, n, by_clip=device.by_clip: traced.append(n) or by_clip(x, n))
     detector = factory()
     e = outputs(normal(9, 2, 4)) | dict(own_class=np.zeros(9, np.int32))
     state = detector.fit(e, np.arange(9) >= 7)

@@ -28,3 +28,25 @@ def test_requests_get_their_clips_and_labels(resident, axis):
                 wanted = expected[network, step]
                 np.testing.assert_allclose(batch["wave"], wave[wanted] * gain[wanted, None], rtol=1e-6)
                 np.testing.assert_array_equal(batch["label"]["class"], (network + 1) * np.eye(n)[wanted])
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_rows_of_a_bank_of_features_are_units(resident, axis):
+    """Clips of five frames in units of three, at frames 0 and 2, by slicing."""
+    n, mesh, starts = 4, parallel.data_mesh(), np.array([0, 2])
+    frames = np.random.default_rng(0).standard_normal((n, 5, 3)).astype(np.float32)
+    places = (starts[:, None] + np.arange(3)).astype(np.int32)
+    store = feed.Frames(frames, places, {"class": np.concatenate([np.eye(n), 2 * np.eye(n)]).astype(np.float32)})
+    rows = np.random.default_rng(1).integers(n * store.units, size=(3, 2, 2, 2))
+    labelled = rows // store.units + np.array([0, n])[:, None, None]
+    held = feed.resident(store, mesh) if resident else store
+    got = list(feed.feed(held, zip(rows, labelled, strict=True), mesh, axis=axis))
+    for (there, (units, labels)), expected in zip(got, rows, strict=True):
+        for network, step in np.ndindex(2, 2):
+            batch = there.batch(units[network, step], labels[network, step])
+            wanted = [frames[row // 2, starts[row % 2] :][:3] for row in expected[network, step]]
+            np.testing.assert_array_equal(batch["features"], wanted)
+            clip = expected[network, step] // 2
+            np.testing.assert_array_equal(batch["label"]["class"], (network + 1) * np.eye(n)[clip])
+    assert feed.example(store)["features"].shape == (2, 3, 3)

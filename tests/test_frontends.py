@@ -259,7 +259,7 @@ def test_spectrum_and_branches():
         (dict(name="cut", width=0, hop=1), 4096, "width=0"),
         (dict(name="cut", width=8, hop=1, at="units"), 4096, "at='units'; expected one of wave, frames"),
         (dict(name="cut", width=8, hop=1, tail="pad"), 4096, "tail='pad'; expected one of drop, align"),
-        (dict(name="cut", width=8, hop=1, start="end"), 4096, "start='end'; expected one of unit, any"),
+        (dict(name="cut", width=8, hop=1, train_hop=-1), 4096, "train_hop=-1"),
     ],
 )
 def test_wrong_options_and_short_clips_are_refused_by_name(spec, samples, message):
@@ -303,7 +303,7 @@ def test_an_aligned_tail_adds_nothing_where_nothing_is_left():
     "at, shape, kwargs, starts",
     [
         ("frames", (300, 21, 2), dict(), [0, 4, 8, 12]),
-        ("frames", (300, 21, 2), dict(start="any"), list(range(15))),
+        ("frames", (300, 21, 2), dict(train_hop=1), list(range(15))),
         ("wave", (300, 21), dict(tail="align"), [0, 4, 8, 12, 14]),
     ],
 )
@@ -322,9 +322,9 @@ def test_a_drawn_unit_is_any_of_the_allowed_windows_of_its_own_clip(at, shape, k
     assert not np.array_equal(unit, draw(jax.random.key(1), x))
 
 
-@pytest.mark.parametrize("start", ["unit", "any"])
-def test_a_clip_shorter_than_one_unit_is_refused_with_both_lengths(start):
-    cut = frontends.cut(width=32, hop=16, start=start)
+@pytest.mark.parametrize("train_hop", [0, 1])
+def test_a_clip_shorter_than_one_unit_is_refused_with_both_lengths(train_hop):
+    cut = frontends.cut(width=32, hop=16, train_hop=train_hop)
     for call in (cut.units, functools.partial(cut.draw, jax.random.key(0))):
         with pytest.raises(core.UsageError, match=r"a clip has 31 .* width=32"):
             call(jnp.zeros((1, 31, 2)))

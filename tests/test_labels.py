@@ -133,7 +133,7 @@ def test_one_class_in_all_is_refused():
             labels.class_labels(clips, every(clips), label)
     with pytest.raises(InputError, match="no training clips"):
         labels.class_labels(clips, clips.machine == "pump", "section")
-    with pytest.raises(UsageError, match=r"data.label: found 'id', expected one of section, machine"):
+    with pytest.raises(UsageError, match=r"data.label: found 'id', expected one of none, section, machine"):
         labels.class_labels(clips, every(clips), "id")
 
 

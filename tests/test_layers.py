@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from asdjax.core import UsageError
 from asdjax.models import layers
 
 RNG = np.random.default_rng(0)
@@ -47,6 +48,54 @@ def test_depthwise_formulations_agree(shape, size, stride):
     np.testing.assert_allclose(y, reference, rtol=0, atol=1e-5 * np.abs(reference).max())
     for found, expected in zip(value_and_gradients(layers.depthwise), (y, dx, dkernel), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape, size", [((9, 7), 3), ((8, 6), 3), ((5, 1), 3), ((7, 8), 5), ((2, 3), 5)])
+def test_same_padding_is_that_of_xla(shape, size, stride):
+    """Values and gradients of lax's own 'SAME', of depthwise and of dense convolutions, in every formulation."""
+    x, depth, dense = normal(2, *shape, 3), normal(size, size, 1, 3), normal(size, size, 3, 4)
+    weights = normal(2, *(-(-n // stride) for n in shape), 4)
+
+    def xla(x, kernel, stride):
+        numbers, groups = ("NHWC", "HWIO", "NHWC"), 3 // kernel.shape[2]
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+
+    def padded(form):
+        return functools.partial(form, padding="same")
+
+    def value_and_gradients(form, kernel):
+        y, vjp = jax.vjp(lambda x, kernel: form(x, kernel, stride), x, kernel)
+        return y, *vjp(weights[..., : y.shape[-1]])
+
+    @quick_jit
+    def run():
+        forms = {
+            "depthwise": (
+                [xla, *map(padded, (layers.depthwise_shifted, layers.conv_grouped, layers.depthwise))],
+                depth,
+            ),
+            "dense": ([xla, *map(padded, (layers.conv_product, layers.conv_grouped, layers.conv))], dense),
+        }
+        return {name: [value_and_gradients(form, kernel) for form in of] for name, (of, kernel) in forms.items()}
+
+    for name, (expected, *found) in run().items():
+        for formulation in found:
+            for a, b in zip(formulation, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()), err_msg=name)
+
+
+@pytest.mark.parametrize("padding, border", [("symmetric", ((1, 1), (1, 1))), ("same", ((0, 1), (1, 1)))])
+def test_border_by_hand(padding, border):
+    """Stride 2 of a 3x3 kernel over 6 rows ends at row 5, the zero after the last; over 5 columns at column 5 too."""
+    assert layers.border(jnp.zeros((1, 6, 5, 1)), jnp.zeros((3, 3, 1, 1)), 2, padding) == border
+
+
+def test_unknown_padding_is_refused():
+    with pytest.raises(UsageError, match="'valid'; there is: symmetric, same"):
+        layers.depthwise(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), padding="valid")
 
 
 @pytest.mark.parametrize("form", [layers.conv_grouped, layers.depthwise_shifted])
@@ -102,6 +151,15 @@ def test_activations_by_hand():
     np.testing.assert_array_equal(layers.linear(x, ()), x)
     np.testing.assert_array_equal(layers.prelu(x, jnp.array([0.25, -1.0])), [[-0.5, 2.0], [3.0, 0.0], [7.0, 0.0]])
     np.testing.assert_array_equal(layers.relu6(x, ()), [[0.0, 0.0], [3.0, 0.0], [6.0, 0.0]])
+    np.testing.assert_array_equal(layers.relu(x, ()), [[0.0, 0.0], [3.0, 0.0], [7.0, 0.0]])
+
+
+@pytest.mark.parametrize("act, ends", [(layers.relu, [0.0]), (layers.relu6, [0.0, 6.0])])
+def test_rectifiers_have_no_gradient_at_their_ends_and_hide_no_nan(act, ends):
+    gradient = jax.vmap(jax.grad(lambda x: act(x, ())))
+    np.testing.assert_array_equal(gradient(jnp.array([*ends, -1.0])), 0)
+    np.testing.assert_array_equal(gradient(jnp.array([1e-6, 5.9])), 1)
+    assert jnp.isnan(act(jnp.array(jnp.nan), ()))
 
 
 def test_batch_norm_by_hand():
@@ -119,9 +177,26 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(y, -0.25 * x / np.sqrt(1 + 1e-5), rtol=1e-6)
 
 
-@pytest.mark.parametrize("act", [layers.linear, layers.relu6, layers.prelu])
+def test_batch_norm_with_constants_of_its_own():
+    """Against Flax: by the batch, its running statistics after two calls, and by those."""
+    ours = layers.BatchNorm(layers.relu, eps=1e-3, momentum=0.99)
+    theirs = nn.BatchNorm(use_running_average=False, epsilon=1e-3, momentum=0.99)
+    x = jnp.float32(RNG.normal(size=(8, 3)) * [1, 0.01, 3])  # eps is ten times the variance of the second
+    variables = expected = theirs.init(jax.random.key(0), x)
+    for _ in range(2):
+        y, stats = ours.apply(variables, x, True, mutable=["batch_stats"])
+        z, expected_stats = theirs.apply(expected, x, mutable=["batch_stats"])
+        np.testing.assert_allclose(y, nn.relu(z), rtol=0, atol=1e-5)
+        variables, expected = {**variables, **stats}, {**expected, **expected_stats}
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), variables, expected)
+    z = theirs.apply(expected, x, use_running_average=True)
+    np.testing.assert_allclose(ours.apply(variables, x, False), nn.relu(z), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-1])
+@pytest.mark.parametrize("act", [layers.linear, layers.relu, layers.relu6, layers.prelu])
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (8, 6)])
-def test_batch_norm_and_its_gradients_are_those_of_flax(act, shape):
+def test_batch_norm_and_its_gradients_are_those_of_flax(act, shape, eps):
     """Values and gradients of the plain formula by autodiff, in float64, and of float32 with a mean far from zero."""
     c = shape[-1]
     x, weights = RNG.normal(size=shape) * 3 + RNG.normal(size=c) * 10, RNG.normal(size=shape)
@@ -129,12 +204,12 @@ def test_batch_norm_and_its_gradients_are_those_of_flax(act, shape):
     slope = slope if act is layers.prelu else ()
 
     def plain(x, scale, bias, slope):
-        module = nn.BatchNorm(use_running_average=False, epsilon=1e-5, dtype=x.dtype, param_dtype=x.dtype)
+        module = nn.BatchNorm(use_running_average=False, epsilon=eps, dtype=x.dtype, param_dtype=x.dtype)
         y, _ = module.apply({"params": {"scale": scale, "bias": bias}, "batch_stats": {}}, x, mutable=True)
         return act(y, slope)
 
     def ours(x, scale, bias, slope):
-        return layers.batch_norm(act, x, scale, bias, slope)[0]
+        return layers.batch_norm(act, x, scale, bias, slope, eps)[0]
 
     def value_and_gradients(form, *args):
         y, vjp = jax.vjp(form, *args)

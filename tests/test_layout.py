@@ -34,6 +34,7 @@ LAYERS = {
     "asdjax.evaluate": 4,
     "asdjax.scoretable": 2,
     "asdjax.results": 4,
+    "asdjax.results.__main__": 7,
     "asdjax.progress": 1,
     "asdjax.rundir": 4,
     "asdjax.tables": 5,

@@ -158,6 +158,46 @@ def test_networks_trained_together_are_those_trained_one_by_one(machines_with_me
             np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
+AUTOENCODER = {
+    "system": {"name": "reconstruct"}, "data.bank": "features", "data.label": "none", "data.group_by": "machine",
+    "cut": {"name": "cut", "width": 5, "hop": 1}, "wave_ops": (), "head": {}, "train.steps": 0, "train.epochs": 0.2,
+    "backbone": {"name": "Autoencoder", "widths": (16, 4, 16)}, "optim": {"name": "adam", "schedule": "constant"},
+    "score.scorers": (
+        {"name": "mse", "fit": "section", "detector": {"name": "passthrough"}},
+        {"name": "mahala", "fit": "section", "detector": {"name": "selective_mahalanobis"}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_autoencoders_trained_together_are_those_trained_one_by_one(data, tmp_path, resident, caplog):
+    """From a bank of features. fan has 12 training clips of 59 vectors, pump 10: not the same number of steps."""
+    with caplog.at_level("INFO"):
+        for groups in ("together", "one_by_one"):
+            changes = {**AUTOENCODER, "train.groups": groups, "data.resident": resident}
+            run.run(settings(data, **changes), tmp_path / groups)
+    for machine, steps in (("fan", 10), ("pump", 8)):  # a fifth of 708 and 590 vectors in 16s, in whole chunks of 2
+        together, alone = (
+            [json.loads(line)["loss"] for line in (tmp_path / how / "groups" / machine / "metrics.jsonl").open()]
+            for how in ("together", "one_by_one")
+        )
+        assert len(alone) == steps
+        np.testing.assert_allclose(together, alone, rtol=1e-5)
+    rows = [{(r["scorer"], r["file"]): float(r["score"]) for r in table(tmp_path / how / "scores.csv")}
+            for how in ("together", "one_by_one")]  # fmt: skip
+    assert rows[0].keys() == rows[1].keys() and {scorer for scorer, _ in rows[0]} == {"mse", "mahala", "rms-only"}
+    for key, score in rows[0].items():
+        assert score == pytest.approx(rows[1][key], rel=2e-2), key
+
+
+def test_windows_of_a_bank_of_features_are_classified(data, tmp_path):
+    """The same network learns from features made once."""
+    changes = {"data.bank": "features", "wave_ops": (), "train.steps": 4}
+    rows = run.run(settings(data, **changes), tmp_path / "r")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "r/groups/all/metrics.jsonl").open()]
+    assert len(losses) == 4 and np.isfinite(losses).all() and rows
+
+
 def test_where_the_time_went_is_kept(finished):
     timing = json.loads((finished[0] / "timing.json").read_text())
     assert {"load", "score", "report", "total"} <= timing["seconds"].keys()
@@ -237,9 +277,14 @@ def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog
         ({"train.stps": 3}, r"config.train has unknown keys \['stps'\]; there is: batch_size"),
         ({"backbone.rows": ((1, 2),), "backbone.colour": "red"}, "MobileFaceNet.*colour"),
         ({"train.batch_size": 1}, "at least 2"),
-        ({"data.label": "sektion"}, "'sektion'; there is: section, machine"),
+        ({"data.label": "sektion"}, "'sektion'; there is: none, section, machine"),
         ({"optim.lr": 0.0}, "lr > 0"),
         ({"train.members": 0}, "members is 0; it must be at least 1"),
+        ({"train.epochs": 2.0}, "steps is 8, epochs 2.0; expected one above 0"),
+        ({"train.steps": 0}, "steps is 0, epochs 0.0; expected one above 0"),
+        ({"data.label": "none"}, "label is 'none' and config.head is {'name': 'ArcFace'"),
+        ({"head": {}}, "and config.head is empty"),
+        ({"data.bank": "features"}, "wave_ops must be ()"),
         ({"train.groups": "all"}, "'all'; there is: one_by_one, together"),
         ({"seed": -1}, "at least 0"),
         ({"score.scorers": ()}, "at least one scorer"),
@@ -329,7 +374,7 @@ def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
         {"class": jax.ShapeDtypeStruct((8, 6), np.float32)},
     )
     network = train.Network(Path(), system, {"class": np.zeros((8, 6), np.float32)}, None, None, 0)
-    state = train.shapes(network, samples)
+    state = train.shapes(network, store)
     states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
     seeds, asked = jax.ShapeDtypeStruct((1,), np.uint32), jax.ShapeDtypeStruct((1,), bool)
     chunk = chunks.make_chunk(system, mesh, lowering="map", resident=True)

@@ -23,3 +23,10 @@ def test_rows_are_a_function_of_seed_and_step():
 
 def test_batch_larger_than_the_data():
     assert sorted(sampling.uniform(np.ones(2, bool), batch_size=6)(0, 0)) == [0, 0, 0, 1, 1, 1]
+
+
+def test_units_of_the_chosen_clips_each_once_per_epoch():
+    draw = sampling.uniform(np.array([True, False, True]), batch_size=4, units=4)
+    stream = np.concatenate([draw(0, step) for step in range(6)])  # 24 draws: three epochs of eight units
+    for epoch in stream.reshape(3, 8):
+        assert sorted(epoch) == [0, 1, 2, 3, 8, 9, 10, 11]

@@ -155,10 +155,9 @@ def test_machines_with_other_numbers_of_classes_are_trained_together(tmp_path):
 def test_networks_that_differ_in_kind_are_not_alike():
     store = tiny.tones()
     (one,) = train_worker.networks("a", store)
-    samples = store.wave.shape[1]
-    assert train.largest([one, one], samples) is one
+    assert train.largest([one, one], store) is one
     config = tiny.config(backbone={**tiny.CONFIG["backbone"], "rows": ((2, 8, 2, 2),)})
-    assert train.largest([one, one._replace(system=train.make(config, 4))], samples) is None
+    assert train.largest([one, one._replace(system=train.make(config, 4))], store) is None
 
 
 def test_members_are_traced_once():
@@ -169,9 +168,10 @@ def test_members_are_traced_once():
         return batch["label"]["class"].sum()
 
     system = System(init, None, None)
-    members = [one._replace(system=system) for one in train_worker.networks("a", tiny.tones(), members=3)]
-    assert train.largest(members, 100) is members[0] and train.shapes(members[2], 100).shape == ()
-    assert traced == [(2, 100)]
+    store = tiny.tones()
+    members = [one._replace(system=system) for one in train_worker.networks("a", store, members=3)]
+    assert train.largest(members, store) is members[0] and train.shapes(members[2], store).shape == ()
+    assert traced == [(2, store.wave.shape[1])]
 
 
 def test_the_feed_ahead_passes_errors_on_and_ends_with_its_reader():

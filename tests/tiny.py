@@ -13,16 +13,16 @@ CONFIG = {
         "root": "", "year": "2023", "train_on": ("dev", "additional"), "test_on": "dev", "ground_truth": "",
         "group_by": "all", "label": "machine_section_attribute", "level": "as_recorded", "sample_rate": SR,
         "resample": False, "channel": 0, "seconds": 0.0, "length": "tile", "cache": "",
-        "resident": True,
+        "resident": True, "bank": "waves",
     },
     "frontend": {"name": "log_mel", "sample_rate": SR, "win": 128, "hop": 64, "n_mels": 16},
-    "cut": {"name": "cut", "width": 16, "hop": 8, "at": "frames", "tail": "align", "start": "any"},
+    "cut": {"name": "cut", "width": 16, "hop": 8, "at": "frames", "tail": "align", "train_hop": 1},
     "wave_ops": ({"name": "mixup", "p": 0.5},),
     "feature_ops": (),
     "backbone": {"name": "MobileFaceNet", "rows": ((2, 8, 1, 2),), "stem": 8, "features": 16, "embedding": 8},
     "head": {"name": "ArcFace", "s": 16.0, "margin": 0.2},
     "optim": {"name": "adam", "lr": 2e-2},
-    "train": {"steps": 8, "batch_size": 16, "chunk": 2, "checkpoint_every": 4, "members": 1, "groups": "one_by_one"},
+    "train": {"steps": 8, "epochs": 0.0, "batch_size": 16, "chunk": 2, "checkpoint_every": 4, "members": 1, "groups": "one_by_one"},
     "score": {
         "units": 32,
         "scorers": (
@@ -30,6 +30,7 @@ CONFIG = {
             {"name": "lof", "fit": "section", "detector": {"name": "lof", "n_neighbors": 4}},
         ),
         "selections": (),
+        "fusions": (),
     },
 }  # fmt: skip
 

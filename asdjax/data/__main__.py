@@ -20,6 +20,7 @@ from rich.console import Console
 
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import dcase
+from asdjax.data.names import YEARS
 
 STEP = 2**-15  # of 16 bits
 CLIPPED = 1e-3  # of a clip's samples
@@ -78,13 +79,13 @@ def guess(root: str) -> tuple[str, str]:
             folders.add(path.parent.name)
             machines.add(path.parent.parent.name)
     years = []
-    for year, rules in dcase.YEARS.items():
+    for year, rules in YEARS.items():
         forms = (rules.labelled.regex, rules.hidden.regex)
         fit = sum(any(re.fullmatch(form, name) for form in forms) for name in names)
         odd = folders & {"source_test", "target_test"} - set(rules.test_folders)
         if year != "plain" and 2 * fit > len(names) and not odd:  # most: a stray name is to be reported, not obeyed
             years.append(year)
-    best = [y for y in years if machines <= {*dcase.YEARS[y].dev, *dcase.YEARS[y].additional}]
+    best = [y for y in years if machines <= {*YEARS[y].dev, *YEARS[y].additional}]
     if best:
         others = f" ({', '.join(map(str, best[:-1]))} would fit as well)" if best[:-1] else ""
         return str(best[-1]), f"guessed: the newest with such file names and machines{others}"
@@ -130,7 +131,7 @@ def problems(clips: Clips, found: list[Facts], root: Path) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 clean, 1 something is wrong with the data, 2 bad usage."""
-    years = ", ".join(map(str, dcase.YEARS))
+    years = ", ".join(map(str, YEARS))
     parser = argparse.ArgumentParser(prog="python -m asdjax.data", description=__doc__)
     parser.add_argument("root", help="a folder of machines, or one with dev_data/ and eval_data/")
     parser.add_argument("--year", help=f"{years}; default: guessed from the file names")

@@ -5,110 +5,15 @@ ROOT/[dev_data/ | eval_data/][raw/]MACHINE/{train,test,supplemental}/*.wav, MACH
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from asdjax.core import Clips, InputError, UsageError
-
-
-class Name(NamedTuple):
-    """A form of file names, in words and as a regular expression of the whole name without its .wav."""
-
-    words: str
-    regex: str
-
-
-ID = Name("{normal|anomaly}_id_NN_NNNNNNNN", r"(?P<label>normal|anomaly)_id_(?P<section>[0-9]{2})_[0-9]{8}")
-ID_HIDDEN = Name("id_NN_NNNNNNNN", r"id_(?P<section>[0-9]{2})_[0-9]{8}")
-SECTION = Name(
-    "section_NN_{source|target}_{train|test}_{normal|anomaly}_NNNN[_ATTRIBUTES]",
-    # RoboticArm of 2024 leaves the split out
-    r"section_(?P<section>[0-9]{2})_(?P<domain>source|target)_(?:(?P<split>train|test)_)?"
-    r"(?P<label>normal|anomaly)_[0-9]{4}(?:_(?P<attributes>.*))?",
-)
-SECTION_DOMAIN = Name(
-    "section_NN_{source|target}_test_NNNN",
-    r"section_(?P<section>[0-9]{2})_(?P<domain>source|target)_(?P<split>test)_[0-9]{4}",
-)
-SECTION_HIDDEN = Name("section_NN_NNNN", r"section_(?P<section>[0-9]{2})_[0-9]{4}")
-# Descriptions of these names contradict each other: only the beginning is sure.
-SUPPLEMENTAL = Name("section_NN_ANYTHING", r"section_(?P<section>[0-9]{2})_.*")
-ANY = Name("any name", r"(?s:.*)")
-
-SEVEN_2021 = ("ToyCar", "ToyTrain", "fan", "gearbox", "pump", "slider", "valve")
-SEVEN = ("ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve")
-
-
-class Year(NamedTuple):
-    """What differs from year to year; the defaults are the rules since 2022.
-
-    Attributes:
-        dev: machines of the development set.
-        additional: machines of the additional training and evaluation set.
-        labelled: names of training and labelled test clips.
-        hidden: names of evaluation test clips.
-        test_folders: where test clips lie in a machine's folder.
-        has_domains: whether clips are of a source or a target domain.
-        gives_test_domain: whether the protocol tells a system the domain of test clips.
-        channels: of a recording.
-        truth: where the labels of evaluation clips come from: 'data' and 'domain' are the folders ground_truth_data and
-            ground_truth_domain of the official evaluator, 'list' is an official eval_data_list csv.
-    """
-
-    dev: tuple[str, ...]
-    additional: tuple[str, ...]
-    labelled: Name = SECTION
-    hidden: Name = SECTION_HIDDEN
-    test_folders: tuple[str, ...] = ("test",)
-    has_domains: bool = True
-    gives_test_domain: bool = False
-    channels: int = 1
-    truth: tuple[str, ...] = ("data", "domain", "list")
-
-
-_SIX = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
-YEARS = {
-    2020: Year(_SIX, _SIX, ID, ID_HIDDEN, has_domains=False, truth=("list",)),
-    2021: Year(
-        SEVEN_2021,
-        SEVEN_2021,
-        hidden=SECTION_DOMAIN,
-        test_folders=("source_test", "target_test", "test"),  # the official downloader merges the two into one
-        gives_test_domain=True,
-        truth=("data",),
-    ),
-    2022: Year(SEVEN, SEVEN, truth=("data", "domain")),  # the list's rows of ToyCar and ToyTrain are wrong
-    2023: Year(SEVEN, ("ToyDrone", "ToyNscale", "ToyTank", "Vacuum", "bandsaw", "grinder", "shaker")),
-    2024: Year(
-        SEVEN,
-        (
-            "3DPrinter",
-            "AirCompressor",
-            "BrushlessMotor",
-            "HairDryer",
-            "HoveringDrone",
-            "RoboticArm",
-            "Scanner",
-            "ToothBrush",
-            "ToyCircuit",
-        ),
-    ),
-    2025: Year(
-        SEVEN,
-        ("AutoTrash", "BandSealer", "CoffeeGrinder", "HomeCamera", "Polisher", "ScrewFeeder", "ToyPet", "ToyRCCar"),
-    ),
-    2026: Year(
-        ("ToyCar", "ToyCarEmu", "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "valveEmu"),
-        ("BlowerDustCollector", "Sander", "SewingMachine", "ToothBrush", "ToyDrone"),
-        channels=2,
-    ),
-    "plain": Year((), (), ANY, ANY, has_domains=False, truth=()),
-}
+from asdjax.data import truth
+from asdjax.data.names import ANY, SECTION, SUPPLEMENTAL, Name, Year, stem, year_of
 
 
 class _Row(NamedTuple):
@@ -121,26 +26,6 @@ class _Row(NamedTuple):
     split: str
     is_anomaly: int
     attributes: str
-
-
-class _Truth(NamedTuple):
-    """What a csv says of one evaluation clip; `where` is the file and the line."""
-
-    is_anomaly: int
-    domain: str
-    where: str
-
-
-def year_of(year: int | str) -> Year:
-    """The rules of a year, given as 2023 or '2023', or of 'plain'.
-
-    Raises:
-        UsageError: there are none.
-    """
-    known = {str(k): v for k, v in YEARS.items()}
-    if str(year) not in known:
-        raise UsageError(f"data.year: found {year!r}, expected one of {', '.join(known)}")
-    return known[str(year)]
 
 
 def index(
@@ -160,7 +45,8 @@ def index(
         train_on: of 'dev' (dev_data/MACHINE/train) and 'additional' (eval_data/MACHINE/train), joined where present.
         test_on: 'dev' (dev_data/MACHINE/test) or 'eval' (eval_data/MACHINE/test).
         ground_truth: labels and domains of test clips whose names hide them: the folder with the official evaluator's
-            ground_truth_data/ and ground_truth_domain/, or an official eval_data_list csv. Without it they are unknown.
+            ground_truth_data/ and ground_truth_domain/, or an official eval_data_list csv (what serves in which year:
+            truth.read). Without it they are unknown.
 
     Raises:
         UsageError: a wrong argument. InputError: an unexpected layout, file name, label or csv.
@@ -177,7 +63,7 @@ def index(
     except OSError as error:
         raise InputError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
     if ground_truth is not None:
-        rows = _with_truth(rows, Path(ground_truth).expanduser(), rules, year)
+        rows = _with_truth(rows, Path(ground_truth).expanduser(), year)
     columns = zip(*sorted(rows, key=lambda r: (r.machine, r.split, r.path)), strict=True)
     arrays = {field: np.array(column) for field, column in zip(_Row._fields, columns, strict=True)}
     return Clips(**{**arrays, "is_anomaly": arrays["is_anomaly"].astype(np.int8)})
@@ -299,103 +185,18 @@ def _plain_label(path: Path, folder: Path) -> int:
     return labels.pop() if labels else -1
 
 
-def stem(name: str) -> str:
-    """'fan/train/x_1.5.wav', 'x_1.5.wav' and 'x_1.5' are one clip."""
-    return re.sub(r"(?i)\.wav$", "", name.replace("\\", "/").rsplit("/", 1)[-1])
+def _with_truth(rows: list[_Row], path: Path, year: int | str) -> list[_Row]:
+    """Labels and domains of test clips that do not say theirs, joined by (machine, name).
 
-
-def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """('FILE line 1', fields) of a csv that may hold anything; blank lines are passed over."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    for number, line in enumerate(lines, 1):
-        where = f"{path} line {number}"
-        try:
-            fields = [field.strip() for row in csv.reader([line.decode()], strict=True) for field in row]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{where}: not a line of a csv in UTF-8 ({error})") from error
-        if not all(field.isprintable() for field in fields):
-            raise InputError(f"{where}: control characters, expected text")
-        if any(fields):
-            yield where, fields
-
-
-def _with_truth(rows: list[_Row], path: Path, rules: Year, year: int | str) -> list[_Row]:
-    """Labels and domains of test clips that do not say theirs, joined by (machine, name)."""
-    hidden = {(r.machine, stem(r.path)): r for r in rows if r.split == "test" and r.is_anomaly < 0}
-    lists = [path] if path.is_file() else [path / f"eval_data_list{ending}.csv" for ending in (f"_{year}", "")]
-    lists = [p for p in lists if p.is_file()]
-    if "data" in rules.truth and (path / "ground_truth_data").is_dir():
-        truth, source = _truth_of_folders(path, rules, hidden), path / "ground_truth_data"
-    elif "list" in rules.truth and lists:
-        truth, source = _truth_of_list(lists[0], rules, year, hidden), lists[0]
-    else:
-        folders = " and ".join(f"ground_truth_{kind}/" for kind in rules.truth if kind != "list")
-        wanted = " or ".join(filter(None, (folders, "an eval_data_list csv" * ("list" in rules.truth))))
-        wanted = wanted or "none: in plain data sets the names are the labels"
-        why = "its rows of ToyCar and ToyTrain give wrong labels and domains; " if lists and str(year) == "2022" else ""
-        raise InputError(
-            f"data.ground_truth: {lists[0] if lists else path} does not serve {year}: {why}expected {wanted}"
-        )
-    for (machine, name), found in truth.items():
-        if (machine, name) not in hidden:
-            raise InputError(f"{found.where}: a row for {name}.wav of {machine}, expected such a test clip")
-    for key, row in hidden.items():
-        if key not in truth:
-            raise InputError(f"{row.path}: {source} has no row for it, expected one for every test clip")
-    said = {row.path: truth[key] for key, row in hidden.items()}
-    return [r._replace(is_anomaly=t.is_anomaly, domain=t.domain) if (t := said.get(r.path)) else r for r in rows]
-
-
-def _truth_of_folders(path: Path, rules: Year, hidden: dict) -> dict[tuple[str, str], _Truth]:
-    """The csvs `ground_truth_MACHINE_section_NN[_DOMAIN]_test.csv` of the sections that have hidden clips."""
-    truth = {}
-    for machine, section, domain in sorted({(r.machine, r.section, r.domain) for r in hidden.values()}):
-        file = f"ground_truth_{machine}_section_{section}{f'_{domain}' if domain else ''}_test.csv"
-        labels = _flags(path / "ground_truth_data" / file)
-        domains = _flags(path / "ground_truth_domain" / file) if "domain" in rules.truth else {}
-        if "domain" in rules.truth and (odd := sorted(labels.keys() ^ domains.keys())):
-            there, missing = ("ground_truth_data", "ground_truth_domain")[:: 1 if odd[0] in labels else -1]
-            raise InputError(f"{path / missing / file}: no row for {odd[0]}.wav, expected one as in {there}/{file}")
-        for name, (flag, where) in labels.items():
-            of = ("source", "target")[domains[name][0]] if domains else domain
-            truth[machine, name] = _Truth(flag, of, where)
-    return truth
-
-
-def _flags(path: Path) -> dict[str, tuple[int, str]]:
-    """name -> (0 or 1, where) of a csv whose rows are `name,0` or `name,1`."""
-    flags = {}
-    for where, fields in csv_rows(path):
-        if len(fields) != 2 or fields[1] not in ("0", "1"):
-            raise InputError(f"{where}: found {','.join(fields)!r}, expected NAME.wav,0 or NAME.wav,1")
-        if flags.setdefault(stem(fields[0]), (int(fields[1]), where))[1] != where:
-            raise InputError(f"{where}: {fields[0]} a second time, expected each clip once")
-    return flags
-
-
-def _truth_of_list(path: Path, rules: Year, year: int | str, hidden: dict) -> dict[tuple[str, str], _Truth]:
-    """An official list: a row of one field names a machine; `hidden name,labelled name[,label]` follow.
-
-    Rows of machines and sections without hidden clips are passed over: people cut data sets.
+    Machines and sections without such clips are passed over: people cut data sets.
     """
-    there = {(row.machine, row.section) for row in hidden.values()}
-    truth, machine, names = {}, "", (rules.hidden, rules.labelled)
-    for where, fields in csv_rows(path):
-        if len(fields) == 1:
-            machine = fields[0]
-            continue
-        before, after = (re.fullmatch(n.regex, stem(f)) for n, f in zip(names, fields, strict=False))
-        if not (machine and before and after and before["section"] == after["section"]):
-            expected = f"a machine, or {','.join(f'{n.words}.wav' for n in names)} of one section"
-            raise InputError(f"{where}: found {','.join(fields)!r}, expected {expected}")
-        label = int(after["label"] == "anomaly")
-        if fields[2:] not in ([], [str(label)]):
-            raise InputError(f"{where}: found {','.join(fields)!r}, where label and name contradict each other")
-        if (machine, before["section"]) in there:
-            found = _Truth(label, after.groupdict().get("domain", ""), where)
-            if truth.setdefault((machine, before[0]), found) != found:
-                raise InputError(f"{where}: {fields[0]} of {machine} a second time, expected each clip once")
-    return truth
+    hidden = {(r.machine, stem(r.path)): r for r in rows if r.split == "test" and r.is_anomaly < 0}
+    found = truth.read(path, year, only={(r.machine, r.section, r.domain) for r in hidden.values()})
+    for (machine, name), said in found.items():
+        if (machine, name) not in hidden:
+            raise InputError(f"{said.where}: a row for {name}.wav of {machine}, expected such a test clip")
+    for key, row in hidden.items():
+        if key not in found:
+            raise InputError(f"{row.path}: the ground truth in {path} has no row for it, expected one for each clip")
+    said = {row.path: found[key] for key, row in hidden.items()}
+    return [r._replace(is_anomaly=t.is_anomaly, domain=t.domain) if (t := said.get(r.path)) else r for r in rows]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asdjax.core import Clips, InputError, UsageError
-from asdjax.data.dcase import csv_rows, stem
+from asdjax.data.names import csv_rows, stem
 
 
 class Labels(NamedTuple):
@@ -81,16 +81,18 @@ def class_labels(clips: Clips, own: np.ndarray, label: str) -> Labels:
         clips: N clips.
         own: (N,) bool, the group.
         label: 'section', 'machine', 'machine_section' or 'machine_section_attribute'. The attribute is the whole tail
-            of the file name. Only training clips make classes.
+            of the file name. Only training clips make classes. 'none': no classes, for systems without a head.
 
     Raises:
         UsageError: unknown `label`. InputError: no training clips, or one class in the whole data set.
     """
-    if label not in LEVELS:
-        raise UsageError(f"data.label: found {label!r}, expected one of {', '.join(LEVELS)}")
+    if label not in ("none", *LEVELS):
+        raise UsageError(f"data.label: found {label!r}, expected one of none, {', '.join(LEVELS)}")
     train, finest = clips.is_train, "machine_section_attribute"
     if not (own & train).any():
         raise InputError(f"no training clips among {len(clips)} for this group, expected some to learn from")
+    if label == "none":
+        return Labels((), np.zeros((len(clips), 0), np.float32), own & train, np.full(len(clips), -1, np.int32), "")
     finer = [label, *(k for k in LEVELS if len(LEVELS[k]) > max(1, len(LEVELS[label])))]
     for level, scope in [*((k, own) for k in finer), (finest, np.ones(len(clips), bool))]:
         keys = _keys(clips, level)
@@ -100,7 +102,8 @@ def class_labels(clips: Clips, own: np.ndarray, label: str) -> Labels:
     else:
         raise InputError(
             f"one class ({'/'.join(filter(None, classes[0]))}) in all training clips, expected at least two to tell "
-            "apart: add training clips of other machines or sections, or attributes in file names of the DCASE form"
+            "apart: add training clips of other machines or sections, or attributes in file names of the DCASE form; "
+            "or take a system that needs no classes, configs/statistics.py or configs/baseline.py:ae"
         )
     number = {k: i for i, k in enumerate(classes)}
     seen = scope & (train if level == finest else train | clips.is_test)

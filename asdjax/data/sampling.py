@@ -10,25 +10,25 @@ import numpy as np
 Sampler = Callable[[int, int], np.ndarray]
 
 
-def uniform(rows: np.ndarray, *, batch_size: int) -> Sampler:
+def uniform(rows: np.ndarray, *, batch_size: int, units: int = 1) -> Sampler:
     """Every clip once per epoch, in an order drawn anew for each; batches run on across the end of an epoch.
 
     Args:
         rows: (N,) bool, the clips that the network learns from.
-        batch_size: clips per batch.
+        batch_size: clips, or units, per batch.
+        units: rows of the store per clip; more than 1 where it holds features, each unit then comes once per epoch.
 
     Returns:
-        (seed, step) -> (B,) int32 rows.
+        (seed, step) -> (B,) int32 rows of the store.
     """
-    pool = np.flatnonzero(rows).astype(np.int32)
+    pool = (np.flatnonzero(rows)[:, None] * units + np.arange(units)).ravel().astype(np.int32)
 
     @functools.lru_cache(maxsize=4)
     def epoch(seed: int, number: int) -> np.ndarray:
         return np.random.default_rng((seed, number)).permutation(pool)
 
     def sample(seed: int, step: int) -> np.ndarray:
-        positions = step * batch_size + np.arange(batch_size)
-        order = {n: epoch(seed, int(n)) for n in np.unique(positions // len(pool))}
-        return np.array([order[p // len(pool)][p % len(pool)] for p in positions], np.int32)
+        number, place = np.divmod(step * batch_size + np.arange(batch_size), len(pool))
+        return np.concatenate([epoch(seed, int(n))[place[number == n]] for n in np.unique(number)])
 
     return sample

@@ -1,6 +1,18 @@
 """Anomaly detectors over the network's outputs: core.build finds them here by name."""
 
-from asdjax.detectors.device import cosine_mean, knn, lof, mahalanobis
+from asdjax.detectors.device import cosine_mean, knn, lof
 from asdjax.detectors.host import lof_host
+from asdjax.detectors.mixture import gmm, mahalanobis
+from asdjax.detectors.outputs import log_softmax, passthrough, selective_mahalanobis
 
-__all__ = ["cosine_mean", "knn", "lof", "lof_host", "mahalanobis"]
+__all__ = [
+    "cosine_mean",
+    "gmm",
+    "knn",
+    "lof",
+    "lof_host",
+    "log_softmax",
+    "mahalanobis",
+    "passthrough",
+    "selective_mahalanobis",
+]

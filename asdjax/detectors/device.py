@@ -10,13 +10,23 @@ A factory returns core.Detector(fit, score): fit(e, is_target (N,)) -> state, a 
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from asdjax import pooling
 from asdjax.core import Detector, InputError, UsageError
-from asdjax.detectors.neighbours import ROWS, from_squared, nearest, squared_distances, unit_length
+from asdjax.detectors.neighbours import (
+    ROWS,
+    from_squared,
+    nearest,
+    nearest_by_density,
+    squared_distances,
+    unit_length,
+)
 
 
 def check(detector: str, field: str, value: str, known: tuple[str, ...]) -> None:
@@ -25,20 +35,30 @@ def check(detector: str, field: str, value: str, known: tuple[str, ...]) -> None
         raise UsageError(f"{detector}: {field}={value!r}; expected one of {', '.join(known)}")
 
 
-def vectors(e: dict, key: str, units: str, normalise: bool = False) -> jax.Array | np.ndarray:
-    """What a detector compares: (N, U, D) -> (N, D), or (N * U, D) for units='each'; of unit length if `normalise`.
+def output(e: dict, key: str) -> jax.Array | np.ndarray:
+    """The network's output `key`, (N, U, D).
 
     Raises:
-        UsageError: the network gives no such output, or not one of shape (N, U, D).
+        UsageError: the network gives no such output, or not one of that shape.
     """
     if key not in e:
         raise UsageError(f"detector: key={key!r}; the network's outputs are {', '.join(sorted(e))}")
     if e[key].ndim != 3:
         raise UsageError(f"detector: {key!r} has shape {e[key].shape}; expected (clips, units, dimensions)")
+    return e[key]
+
+
+def merged(x: jax.Array | np.ndarray, units: str, normalise: bool = False) -> jax.Array | np.ndarray:
+    """What a detector compares: (N, U, D) -> (N, D), or (N * U, D) for units='each'; of unit length if `normalise`."""
     pool = dict(mean=pooling.mean, std=pooling.std, each=lambda x: x.reshape(-1, x.shape[-1]))[units]
-    dtype = jnp.promote_types(e[key].dtype, jnp.float32)  # a network may run in bfloat16, scores never
-    x = pool(e[key].astype(dtype, copy=False))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # a network may run in bfloat16, scores never
+    x = pool(x.astype(dtype, copy=False))
     return unit_length(x) if normalise else x
+
+
+def vectors(e: dict, key: str, units: str, normalise: bool = False) -> jax.Array | np.ndarray:
+    """`merged` of the network's output `key`; raises UsageError where there is none."""
+    return merged(output(e, key), units, normalise)
 
 
 def references(e: dict, key: str, units: str, normalise: bool = False, *, least: int = 1) -> jax.Array | np.ndarray:
@@ -61,34 +81,96 @@ def by_clip(scores: jax.Array | np.ndarray, n_clips: int) -> jax.Array | np.ndar
     return scores.reshape(n_clips, -1).mean(1)
 
 
-def knn(*, k: int = 1, metric: str = "cosine", key: str = "embedding", units: str = "mean") -> Detector:
+def knn(
+    *,
+    k: int = 1,
+    metric: str = "cosine",
+    density: str = "none",
+    density_k: int = 4,
+    key: str = "embedding",
+    units: str = "mean",
+) -> Detector:
     """Mean distance to the k nearest training vectors (Morita 2021: k = 1, cosine).
 
     Args:
         k: number of neighbours.
         metric: 'cosine' or 'euclidean'.
+        density: 'none', or local-density normalisation (Wilkinghoff et al., ICASSP 2025): 'ratio' divides the distance
+            to a training vector by that vector's mean distance to its own nearest others, 'difference' subtracts it;
+            the k neighbours are then those nearest in this measure.
+        density_k: K, how many nearest others; where there are fewer, all.
         key, units: see the module's head.
 
     Returns:
-        Detector with state reference (R, D), of unit length for 'cosine'. fit raises InputError with fewer than k
-        training vectors.
+        Detector with state reference (R, D), of unit length for 'cosine', and for a density spacing (R,), the mean
+        distance to the nearest others. fit raises InputError with fewer than k training vectors, or 2 for a density.
     """
     check("knn", "metric", metric, ("cosine", "euclidean"))
+    check("knn", "density", density, ("none", "ratio", "difference"))
     check("knn", "units", units, ("mean", "std", "each"))
-    if k < 1:
-        raise UsageError(f"knn: k={k}; expected at least 1")
-    normalise = metric == "cosine"
+    if k < 1 or density_k < 1:
+        raise UsageError(f"knn: k={k}, density_k={density_k}; expected at least 1")
+    plain, normalise, options = density == "none", metric == "cosine", dict(k=k, metric=metric, density=density)
+    least = k if plain else max(k, 2)
 
     def fit(e, is_target):
         # device_put: jnp.asarray makes two copies of a numpy array
-        return dict(reference=jax.device_put(references(e, key, units, normalise, least=k)))
+        x = jax.device_put(references(e, key, units, normalise, least=least))
+        spacing = {} if plain else dict(spacing=_spacing(x, density_k=density_k, metric=metric))
+        return dict(reference=x, **spacing)
 
-    @jax.jit
     def score(state, e):
-        distance, _ = nearest(vectors(e, key, units, normalise), state["reference"], k, metric)
-        return by_clip(distance.mean(1), len(e[key]))
+        return _knn(state, output(e, key), units=units, **options)
 
-    return Detector(fit, score)
+    def own(state, e):
+        rest = len(state["reference"]) * (len(e[key]) - 1) // len(e[key])
+        if rest < least:
+            raise InputError(f"knn: {rest} training vectors of {key!r} without those of a clip; too few")
+        return _knn_own(state["reference"], n_clips=len(e[key]), density_k=density_k, **options)
+
+    return Detector(fit, score, own)
+
+
+# Compiled functions are the module's, not the factory's: detectors that differ in `key` alone share the programs.
+@partial(jax.jit, static_argnames=("k", "metric", "density", "units"))
+def _knn(state: dict, x: jax.Array, *, k: int, metric: str, density: str, units: str) -> jax.Array:
+    """Scores (M,) of a network's output (M, U, D)."""
+    query = merged(x, units, metric == "cosine")
+    if density == "none":
+        distance, _ = nearest(query, state["reference"], k, metric)
+    else:
+        usual = state["spacing"]
+        distance = nearest_by_density(query, state["reference"], lambda _: (usual, False), k, metric, density)
+    return by_clip(distance.mean(1), len(x))
+
+
+@partial(jax.jit, static_argnames=("density_k", "metric"))
+def _spacing(x: jax.Array, *, density_k: int, metric: str) -> jax.Array:
+    """Mean distance of each vector (R, D) to its nearest others: (R,)."""
+    distance, _ = nearest(x, x, min(density_k, len(x) - 1), metric, skip_self=True)
+    return distance.mean(1)
+
+
+@partial(jax.jit, static_argnames=("n_clips", "k", "metric", "density", "density_k"))
+def _knn_own(x: jax.Array, *, n_clips: int, k: int, metric: str, density: str, density_k: int) -> jax.Array:
+    """Scores (N,) of the reference (R, D) of N clips, each clip against the bank without its own vectors."""
+    n, units = len(x), len(x) // n_clips
+    clip = jnp.arange(n) // units
+    if density == "none":  # the k + U nearest hold k of other clips
+        distance, index = nearest(x, x, min(k + units, n), metric)
+        distance = jnp.where(clip[index] == clip[:, None], jnp.inf, distance)
+        return by_clip(-lax.top_k(-distance, k)[0].mean(1), n_clips)
+    density_k = min(density_k, n - units - 1)
+    distance, index = nearest(x, x, min(density_k + units, n - 1), metric, skip_self=True)
+
+    def spacing(i):
+        """Of each reference, were the clip of vector i (q,) not there: (q, R); and which references are that clip's."""
+        mine = clip[i]
+        other = clip[index] != mine[:, None, None]
+        taken = other & (other.cumsum(-1) <= density_k)
+        return jnp.where(taken, distance, 0).sum(-1) / density_k, clip == mine[:, None]
+
+    return by_clip(nearest_by_density(x, x, spacing, k, metric, density).mean(1), n_clips)
 
 
 def _lrd(distance: jax.Array, k_distance: jax.Array) -> jax.Array:
@@ -159,7 +241,7 @@ def cosine_mean(*, key: str = "embedding", units: str = "mean", normalise: bool 
 
     def fit(e, is_target):
         x = references(e, key, units, normalise)
-        return dict(mean=jnp.asarray(_sums(x, np.zeros(len(x), int))[0] / len(x), x.dtype))
+        return dict(mean=jnp.asarray(sums(x, np.zeros(len(x), int))[0] / len(x), x.dtype))
 
     @jax.jit
     def score(state, e):
@@ -169,86 +251,14 @@ def cosine_mean(*, key: str = "embedding", units: str = "mean", normalise: bool 
     return Detector(fit, score)
 
 
-def _float64_blocks(x: jax.Array | np.ndarray):
+def float64_blocks(x: jax.Array | np.ndarray):
     """(slice, those rows of x (R, D) in float64 on the host): all at once would be twice as large as x itself."""
     x = np.asarray(x)
     for first in range(0, len(x), ROWS):
         yield slice(first, first + ROWS), x[first : first + ROWS].astype(np.float64)
 
 
-def _sums(x: jax.Array | np.ndarray, domain: np.ndarray) -> np.ndarray:
+def sums(x: jax.Array | np.ndarray, domain: np.ndarray) -> np.ndarray:
     """Sum of the vectors x (R, D) in each domain (R,) 0, 1, ...: (domains, D) in float64."""
     one_hot = np.eye(domain.max() + 1)
-    return sum(one_hot[domain[rows]].T @ block for rows, block in _float64_blocks(x))
-
-
-def _scatter(x: jax.Array | np.ndarray, centre: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    """Sum of the outer products of x (R, D) - centre (domains, D) of the vector's domain (R,): (D, D) in float64."""
-    residuals = (block - centre[domain[rows]] for rows, block in _float64_blocks(x))
-    return sum(residual.T @ residual for residual in residuals)
-
-
-def _whitener(covariance: np.ndarray, ridge: float) -> np.ndarray:
-    """W (D, D) with |(x - m) W| the Mahalanobis distance under covariance + ridge * its mean variance * identity.
-
-    In float64 on the host: float32 does not resolve a ridge of 1e-6 beside the largest of 128 variances.
-    """
-    variance, directions = np.linalg.eigh(covariance)
-    variance = variance.clip(0) + ridge * np.trace(covariance) / len(covariance)
-    if variance[0] <= len(covariance) * np.finfo(np.float64).eps * variance[-1]:
-        raise InputError(
-            f"mahalanobis: with ridge={ridge} the covariance of the training vectors is singular "
-            f"(variances {variance[0]:.2g} to {variance[-1]:.2g}); expected vectors that differ, and ridge > 0"
-        )
-    return directions / np.sqrt(variance)
-
-
-def mahalanobis(
-    *,
-    covariance: str = "global_ddof1",
-    ridge: float | None = None,
-    by_domain: bool = True,
-    key: str = "embedding",
-    units: str = "mean",
-) -> Detector:
-    """Mahalanobis distance to the nearer of the domains' means, with one covariance (Zeng 2023, eq. 3).
-
-    Args:
-        covariance: 'global_ddof1' or 'global_ddof0': of all training vectors about their mean, over R - 1 or R;
-            'within_domain': about the mean of their own domain, over R minus the number of domains.
-        ridge: added to the diagonal, in units of the mean variance. None: 1e-6, or 1e-2 where there are no more vectors
-            than dimensions: then the covariance says nothing of most directions, and the ridge alone decides how much a
-            deviation there counts (not in the paper: our choice).
-        by_domain: a mean for each of source and target; without target clips, that of the source alone. Else one mean.
-        key, units: see the module's head.
-
-    Returns:
-        Detector with state mean (1 or 2, D), whitener (D, D).
-    """
-    check("mahalanobis", "covariance", covariance, ("global_ddof1", "global_ddof0", "within_domain"))
-    check("mahalanobis", "units", units, ("mean", "std", "each"))
-
-    def fit(e, is_target):
-        x = references(e, key, units, least=2)
-        target = np.repeat(np.asarray(is_target, bool), len(x) // len(is_target))
-        _, domain, counts = np.unique(target, return_inverse=True, return_counts=True)
-        sums = _sums(x, domain)
-        means = sums / counts[:, None]
-        mean = sums.sum(0, keepdims=True) / len(x)
-        within = covariance == "within_domain"
-        lost = dict(global_ddof1=1, global_ddof0=0, within_domain=len(counts))[covariance]
-        if len(x) <= lost:
-            raise InputError(f"mahalanobis: {len(x)} training vectors in {lost} domains; expected more")
-        scatter = _scatter(x, means, domain) if within else _scatter(x, mean, np.zeros_like(domain))
-        default = 1e-6 if len(x) > x.shape[1] else 1e-2
-        whitener = _whitener(scatter / (len(x) - lost), default if ridge is None else ridge)
-        return dict(mean=jnp.asarray(means if by_domain else mean, x.dtype), whitener=jnp.asarray(whitener, x.dtype))
-
-    @jax.jit
-    def score(state, e):
-        x = vectors(e, key, units)
-        white = [jnp.dot(x - mean, state["whitener"], precision="highest") for mean in state["mean"]]
-        distance = jnp.stack([jnp.linalg.norm(w, axis=1) for w in white]).min(0)
-        return by_clip(distance, len(e[key]))
-
-    return Detector(fit, score)
+    return sum(one_hot[domain[rows]].T @ block for rows, block in float64_blocks(x))

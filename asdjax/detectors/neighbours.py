@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,9 +64,7 @@ def nearest(x: jax.Array, reference: jax.Array, k: int, metric: str, skip_self: 
     taken = max(GROUPS, k + 1)  # one more than needed: for a vector's own group, with skip_self
     screened = len(reference) > max(FEW, taken * GROUP)
     n_compared = taken * GROUP if screened else len(reference)
-    n_numbers = max(n_compared * reference.shape[1], 2 * len(reference) // GROUP)  # for one query
-    n_blocks = max(1, -(-len(x) // max(1, BLOCK // n_numbers)))
-    queries = np.arange(-(-len(x) // n_blocks) * n_blocks).clip(max=len(x) - 1).reshape(n_blocks, -1)
+    queries = _blocks(len(x), max(n_compared * reference.shape[1], 2 * len(reference) // GROUP))
     first, fresh, bounds = _screen(reference, metric) if screened else (None, None, None)
 
     def smallest(squared, index):
@@ -101,6 +101,36 @@ def nearest(x: jax.Array, reference: jax.Array, k: int, metric: str, skip_self: 
 
     squared, index = lax.map(among_groups if screened else among_all, queries)
     return from_squared(squared.reshape(-1, k)[: len(x)], metric), index.reshape(-1, k)[: len(x)]
+
+
+def nearest_by_density(x: jax.Array, reference: jax.Array, spacing: Callable, k: int, metric: str, density: str):
+    """The k smallest distances of each x (Q, D) to the references (R, D), in terms of those's spacing: (Q, k).
+
+    All references are compared: where they lie apart, the smallest ratio may be that of a distant one.
+
+    Args:
+        x, reference: for 'cosine' of unit length, or zero.
+        spacing: rows i (q,) of x -> the distances (R,) or (q, R) that are usual around each reference, and which
+            references are not to be compared, bool.
+        k: at most the number of references that are compared.
+        metric: 'cosine' or 'euclidean'.
+        density: 'ratio', of the distance to the spacing, or 'difference'.
+    """
+
+    def smallest(i):
+        distance = from_squared(squared_distances(x[i][:, None], reference, metric), metric)
+        usual, skip = spacing(i)
+        # references that coincide have no spacing; scikit-learn's constant in the local outlier factor
+        measure = distance / (usual + 1e-10) if density == "ratio" else distance - usual
+        return -lax.top_k(-jnp.where(skip, jnp.inf, measure), k)[0]
+
+    return lax.map(smallest, _blocks(len(x), reference.size)).reshape(-1, k)[: len(x)]
+
+
+def _blocks(n: int, n_numbers: int) -> np.ndarray:
+    """The row numbers of n queries, each compared with n_numbers, in equal blocks that fit the memory: (blocks, q)."""
+    n_blocks = max(1, -(-n // max(1, BLOCK // n_numbers)))
+    return np.arange(-(-n // n_blocks) * n_blocks).clip(max=n - 1).reshape(n_blocks, -1)
 
 
 def _screen(reference: jax.Array, metric: str):

@@ -1,4 +1,4 @@
-"""From scores to what is handed in and what is read: results.csv, decision thresholds, submission files.
+"""From scores to what is read: results.csv and decision thresholds. What is handed in is results.submission.
 
 What results.csv calls 'mean' and 'std' are those of the members' results, not results of mean scores.
 """
@@ -14,9 +14,10 @@ import numpy as np
 
 from asdjax import metrics, threshold
 from asdjax.core import InputError, UsageError
+from asdjax.results.submission import Thresholds, decisions, table_of, write_submission
 from asdjax.scoretable import ENSEMBLE, RMS, Scores, systems, write_csv
 
-Thresholds = dict[tuple[str, str, str], tuple[float, str]]  # (scorer, member, machine) -> threshold, what was unusual
+__all__ = ["Result", "Thresholds", "select", "summarise", "thresholds", "write_results", "write_submission"]
 
 
 class Result(NamedTuple):
@@ -68,13 +69,13 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str, limits: Thresho
     loud = np.flatnonzero(test & (scores["scorer"] == RMS))
     if not len(loud):
         notes.append(f"no scores named {RMS!r}: what loudness alone gives away is not known")
-    found, _ = metrics.official(year, _table(scores, loud), n_bootstrap=0)
+    found, _ = metrics.official(year, table_of(scores, loud), n_bootstrap=0)
     loudness = [row._replace(metric=f"{RMS} AUC") for row in found if row.metric == "AUC"]
     for scorer, members in systems(scores):
         numbered = []
         for member, own in members.items():
-            table = _table(scores, own[test[own]])
-            table = table._replace(decision=_decisions(table, limits, scorer, member))
+            table = table_of(scores, own[test[own]])
+            table = table._replace(decision=decisions(table, limits, scorer, member))
             intervals = {} if len(members) == 1 or member == ENSEMBLE else {"n_bootstrap": 0}
             found, more = metrics.official(year, table, **intervals)
             rows += [Result(scorer, member, *row) for row in found + loudness]
@@ -88,33 +89,6 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str, limits: Thresho
 def write_results(path: str | Path, rows: Iterable[Result]) -> None:
     """Writes results.csv, whole or not at all."""
     write_csv(path, [Result._fields, *([*row[:-1], repr(float(row.value))] for row in rows)])
-
-
-def write_submission(folder: str | Path, scores: Mapping[str, np.ndarray], year: int | str, limits: Thresholds) -> None:
-    """Writes the files that the organisers ask for, named as in that year, one folder per scorer, or per member.
-
-    Folders: SCORER, and where it has several members SCORER_member0, ..., SCORER_ensemble. In them
-    anomaly_score_*.csv and decision_result_*.csv (none in 2020, nor where no training clip is scored), without header,
-    sorted by file name because the evaluators align by sorting. 2020: *_MACHINE_id_ID; 2021:
-    *_MACHINE_section_SECTION_DOMAIN_test; from 2022, and 'plain': *_MACHINE_section_SECTION_test.
-
-    Args:
-        folder: created where absent.
-        scores: the columns of scores.csv.
-        year: 2020 to 2026, or 'plain'.
-        limits: `thresholds(scores)`.
-
-    Raises:
-        InputError: 2021, and a test clip without domain.
-    """
-    for scorer, members in systems(scores):
-        for member, own in members.items():
-            ending = f"_{member}" if member == ENSEMBLE else f"_member{member}"
-            into = Path(folder, scorer.replace("/", "_") + (ending if len(members) > 1 else ""))
-            test = own[scores["split"][own] == "test"]
-            test = test[np.argsort(scores["file"][test], kind="stable")]
-            table = _table(scores, test)
-            _write_folder(into, table, scores["file"][test], _decisions(table, limits, scorer, member), year)
 
 
 def select(
@@ -193,36 +167,3 @@ def _over_members(scorer: str, numbered: Sequence[Sequence[metrics.Row]]) -> lis
     spread = {"mean": np.mean(table, axis=0), "std": np.std(table, axis=0, ddof=1)}
     rows = ((name, key, value) for name, row in spread.items() for key, value in zip(keys, row.tolist(), strict=True))
     return [Result(scorer, name, *key, value) for name, key, value in rows]
-
-
-def _table(scores: Mapping[str, np.ndarray], rows: np.ndarray) -> metrics.Table:
-    return metrics.Table(*(scores[name][rows] for name in ("machine", "section", "domain", "label", "score")))
-
-
-def _decisions(table: metrics.Table, limits: Thresholds, scorer: str, member: str) -> np.ndarray:
-    """(M,) 1 where the score is strictly above its machine's threshold, else 0; NaN where there is no threshold."""
-    limit = np.array([limits[scorer, member, str(machine)][0] for machine in table.machine])
-    return np.where(np.isnan(limit), np.nan, table.score > limit)
-
-
-def _write_folder(into: Path, table: metrics.Table, file: np.ndarray, decision: np.ndarray, year: int | str) -> None:
-    """The submission files of one system, from its test clips (M,) in the order of their rows."""
-    endings = np.array([_ending(year, *clip) for clip in zip(*table[:3], file, strict=True)])
-    score = np.nan_to_num(table.score)  # the evaluators refuse infinities; the largest float ranks the same
-    for ending in np.unique(endings):
-        rows = np.flatnonzero(endings == ending)
-        write_csv(into / f"anomaly_score_{ending}.csv", [(file[row], repr(float(score[row]))) for row in rows])
-        if str(year) != "2020" and not np.isnan(decision[rows]).any():
-            texts = [(file[row], str(int(decision[row]))) for row in rows]
-            write_csv(into / f"decision_result_{ending}.csv", texts)
-
-
-def _ending(year: int | str, machine: str, section: str, domain: str, file: str) -> str:
-    if str(year) == "2020":
-        return f"{machine}_id_{section}"
-    stem = f"{machine}_section_{section}" if section else machine
-    if str(year) != "2021":
-        return f"{stem}_test"
-    if not domain:
-        raise InputError(f"submission of 2021: test clip {file} of {stem} has no domain; expected source or target")
-    return f"{stem}_{domain}_test"

@@ -1,5 +1,7 @@
 """Systems: how a network is trained and what it says of a clip."""
 
 from asdjax.systems.classify import classify
+from asdjax.systems.reconstruct import reconstruct
+from asdjax.systems.statistics import statistics
 
-__all__ = ["classify"]
+__all__ = ["classify", "reconstruct", "statistics"]

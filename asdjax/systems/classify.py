@@ -24,19 +24,25 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
     """
     if standardise not in ("none", "bins"):
         raise UsageError(f"system.standardise is {standardise!r}; there is: none, bins")
+    if None in (parts.cut, parts.backbone, parts.head, parts.tx):
+        raise UsageError("system classify needs config.cut, config.backbone, config.head and config.optim")
     cut, backbone, head = parts.cut, parts.backbone, parts.head
 
-    def features(data: dict, wave: jax.Array) -> jax.Array:
-        x = parts.frontend(wave)
+    def standard(data: dict, x: jax.Array) -> jax.Array:
         return (x - data["mean"]) / data["std"] if data else x
 
+    def features(data: dict, wave: jax.Array) -> jax.Array:
+        return standard(data, parts.frontend(wave))
+
     def init(key: jax.Array, sample: Batch) -> TrainState:
-        x = parts.frontend(sample["wave"])
+        x = sample["features"] if "features" in sample else parts.frontend(sample["wave"])
         # a bin that never changes (beyond the band of the recording, say) must not divide by zero
         data = {"mean": x.mean((0, 1)), "std": jnp.maximum(x.std((0, 1)), 1e-3)} if standardise == "bins" else {}
         one = {k: v[:1] for k, v in sample["label"].items()}
-        unit = cut.draw(key, sample["wave"][:1]) if cut.at == "wave" else cut.draw(key, x[:1])
-        unit = parts.frontend(unit) if cut.at == "wave" else unit
+        if "features" in sample:
+            unit = x[:1]
+        else:
+            unit = parts.frontend(cut.draw(key, sample["wave"][:1])) if cut.at == "wave" else cut.draw(key, x[:1])
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", "head", "dropout"))}
         body = dict(backbone.init(keys, unit, train=False))
         embedding = backbone.apply(body, unit, train=False)
@@ -58,13 +64,17 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
 
     def update(state: TrainState, key: jax.Array, batch: Batch):
         keys = (jax.random.fold_in(key, i) for i in itertools.count())
-        x, label = batch["wave"], batch["label"]
-        for op in parts.wave_ops:
-            x, label = op(next(keys), x, label)
-        if cut.at == "wave":
-            x = features(state.stats["data"], cut.draw(next(keys), x))
+        label = batch["label"]
+        if "features" in batch:
+            x = standard(state.stats["data"], batch["features"])
         else:
-            x = cut.draw(next(keys), features(state.stats["data"], x))
+            x = batch["wave"]
+            for op in parts.wave_ops:
+                x, label = op(next(keys), x, label)
+            if cut.at == "wave":
+                x = features(state.stats["data"], cut.draw(next(keys), x))
+            else:
+                x = cut.draw(next(keys), features(state.stats["data"], x))
         for op in parts.feature_ops:
             x, label = op(next(keys), x, label)
 

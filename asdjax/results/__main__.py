@@ -1,0 +1,165 @@
+"""Scores of anybody's system: checked, evaluated as the organisers do, and packed for handing in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from asdjax import results, scoretable, tables
+from asdjax.core import InputError, UsageError
+from asdjax.data import truth
+from asdjax.data.names import year_of
+from asdjax.results import evaluation, submission
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Writes results.csv and prints the tables."""
+    year, out = _official_year(args.year), Path(args.out).expanduser()
+    if (out / "config.json").exists() or out.is_file():
+        raise UsageError(
+            f"--out: {out} is {'a file' if out.is_file() else 'the folder of a run'}, expected another folder"
+        )
+    systems, found = submission.read_submissions(args.submission, year)
+    given = truth.read(args.truth, year) if args.truth else None
+    if not args.as_official:
+        found += [problem for system in systems for problem in evaluation.problems(system, year, given)]
+    if found:
+        raise InputError(evaluation.listed(found))
+    act, rows = evaluation.evaluate_as_official if args.as_official else evaluation.evaluate, []
+    for system in systems:
+        of_system, notes = act(system, year, evaluation.truth_of_names(system, year) if given is None else given)
+        rows += [results.Result(system.name, "0", *row) for row in of_system]
+        _say(*(f"note: {f'{system.name}: ' * (len(systems) > 1)}{note}" for note in notes))
+    results.write_results(out / "results.csv", rows)
+    tables.print_tables(rows, year)
+    _say(f"wrote {out / 'results.csv'}")
+    return 0
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Prints everything that is wrong, or how much is right."""
+    year = _official_year(args.year)
+    systems, found = submission.read_submissions(args.submission, year)
+    given = truth.read(args.truth, year) if args.truth else None
+    found += [problem for system in systems for problem in evaluation.problems(system, year, given)]
+    if found:
+        _say(evaluation.listed(found), f"not valid: {len(found)} problem{'s' * (len(found) > 1)}")
+        return 1
+    for system in systems:
+        _say(f"{f'{system.name}: ' * (len(systems) > 1)}valid: {evaluation.summary(system)}")
+    if given is None:
+        _say("only the form was checked: --truth tells whether all clips are there")
+    return 0
+
+
+def pack(args: argparse.Namespace) -> int:
+    """Writes the submission files of a run's scorers, and checks them."""
+    run, out = Path(args.run).expanduser(), Path(args.out).expanduser()
+    if not run.is_dir():
+        raise UsageError(f"--run: {run} is {'a file' if run.exists() else 'not there'}, expected the folder of a run")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"--out: {out} is {'a file' if out.is_file() else 'not empty'}, expected a new folder")
+    year, scores = _year_of_run(run), scoretable.read_scores(run / "scores.csv")
+    scores = _chosen(scores, args.scorer, args.member)
+    if not (scores["split"] == "test").any():
+        raise InputError(f"{run / 'scores.csv'}: no scores of test clips, expected some")
+    with tempfile.TemporaryDirectory() as folder:  # all or nothing
+        written = Path(folder, "submission")
+        submission.write_submission(written, scores, year, results.thresholds(scores))
+        systems, found = submission.read_submissions(written, year)
+        found += [problem for system in systems for problem in evaluation.problems(system, year)]
+        if found:
+            raise InputError(evaluation.listed([text.replace(f"{written}/", "") for text in found]))
+        alone = args.scorer is not None and len(systems) == 1
+        shutil.copytree(systems[0].folder if alone else written, out, dirs_exist_ok=True)
+    for system in systems:
+        _say(f"wrote {out if alone else out / system.name}: {system.name}: {evaluation.summary(system)}")
+    return 0
+
+
+def _official_year(text: str) -> str:
+    if year_of(text) is year_of("plain"):
+        raise UsageError("--year: plain data sets have no official evaluation, expected 2020 to 2026")
+    return text
+
+
+def _year_of_run(run: Path) -> str:
+    file = run / "config.json"
+    try:
+        year = str(json.loads(file.read_text())["data"]["year"])
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}), expected the config.json of a run") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: says no data.year, expected the config.json of a run") from error
+    year_of(year)
+    return year
+
+
+def _chosen(scores: scoretable.Scores, scorer: str | None, member: str | None) -> scoretable.Scores:
+    """The rows of a scorer and of a member, of all where it is None."""
+    there = [(name, own) for name, members in scoretable.systems(scores) for own in members]
+    taken = [key for key in there if scorer in (None, key[0]) and member in (None, key[1])]
+    if not taken:
+        known = ", ".join(dict.fromkeys(f"{name} (member {own})" for name, own in there)) or "nothing"
+        wanted = " ".join(f"--{flag} {value}" for flag, value in (("scorer", scorer), ("member", member)) if value)
+        raise UsageError(f"{wanted or 'scores.csv'}: not in the run's scores; there is: {known}")
+    wanted = set(taken)
+    keep = [key in wanted for key in zip(scores["scorer"].tolist(), scores["member"].tolist(), strict=True)]
+    return {name: column[np.array(keep)] for name, column in scores.items()}
+
+
+def _say(*texts: str, file: TextIO | None = None) -> None:
+    for line in "\n".join(texts).splitlines():
+        print(submission.printable(line), file=file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m asdjax.results", description=__doc__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for act, says in (
+        (evaluate, "the official numbers of a submission"),
+        (validate, "what is wrong with a submission"),
+    ):
+        own = commands.add_parser(act.__name__, help=says, description=act.__doc__)
+        own.add_argument("--submission", required=True, help="a folder of csvs, or one of such folders")
+        own.add_argument("--truth", help="the official evaluator's ground truth; not needed where names say the labels")
+        own.add_argument("--year", required=True, help="2020 to 2026")
+        own.set_defaults(act=act)
+        if act is evaluate:
+            own.add_argument("--out", required=True, help="the folder for results.csv")
+            own.add_argument("--as_official", action="store_true", help="with the slips of the official script")
+    own = commands.add_parser("pack", help="submission files of a run", description=pack.__doc__)
+    own.add_argument("--run", required=True, help="the folder of a run")
+    own.add_argument("--out", required=True, help="a new folder")
+    own.add_argument("--scorer", help="one of the run's scorers; default: all, each in a folder of its own")
+    own.add_argument("--member", help="0, 1, ... or ensemble; default: all")
+    own.set_defaults(act=pack)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 something is wrong with the data, 2 bad usage."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if "act" not in args:
+        parser.print_help()
+        return 2
+    try:
+        return args.act(args)
+    except InputError as error:
+        text, code = str(error), 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        text, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
+    _say(f"error: {text}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Label-free fusion: scores of several scorers or runs on one scale, that of the normal training clips, and as one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from asdjax.core import InputError, UsageError
+from asdjax.scoretable import COLUMNS, ENSEMBLE, RMS, Scores, concatenate, systems
+
+CLIP = ("machine", "section", "domain", "split", "file")
+RULES = {"mean": np.mean, "max": np.max}
+FEW = 5  # training clips of a section, whose deviation says little
+
+
+def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] = (), how: str = "mean") -> Scores:
+    """A scorer made of others, whose scores are first standardised by those of the normal training clips.
+
+    The rule is the same for all machines and sees neither labels nor test clips (the pattern of arXiv 2606.19269). In
+    each section a scorer's scores lose the mean of the section's training clips, and are divided by their standard
+    deviation (ddof 0). These scores must be of detectors that were fitted without the clip, as in scores.csv. Where a
+    section has fewer than FEW, or all are equal, those of all the machine's sections together serve; where these are
+    all equal too, scores keep their unit. Infinite scores are left out of mean and deviation.
+
+    Args:
+        scores: the columns of scores.csv.
+        name: of the new scorer.
+        scorers: which to fuse; (): all but the loudness.
+        how: 'mean' or 'max' over the scorers.
+
+    Returns:
+        the rows of the new scorer, to be joined to the scores: of each test clip, and of the training clips that all
+        scorers score.
+
+    Raises:
+        UsageError: a name that is taken, no such scorer, or an unknown rule.
+        InputError: members or test clips that not all of the scorers have, or no score of a machine's training clips.
+    """
+    known = dict(systems(scores))
+    scorers = list(scorers) or list(known)
+    if how not in RULES:
+        raise UsageError(f"fuse {name!r}: how={how!r}; expected one of {', '.join(RULES)}")
+    if name in (*known, RMS) or not scorers or len(set(scorers)) < len(scorers) or not set(scorers) <= set(known):
+        raise UsageError(
+            f"fuse {name!r} of scorers {scorers}: the name must be new, the rest known, each named once; there is: "
+            f"{', '.join(known)}"
+        )
+    parts = []
+    for member in known[scorers[0]]:
+        if lacking := [scorer for scorer in scorers if member not in known[scorer]]:
+            raise InputError(f"fuse {name!r}: {lacking[0]!r} has no member {member}, {scorers[0]!r} has")
+        rows = _aligned(scores, {scorer: known[scorer][member] for scorer in scorers}, f"fuse {name!r}")
+        of = {column: scores[column][rows[0]] for column in COLUMNS}
+        standard = [_standardised(scores["score"][own], of, scorer) for own, scorer in zip(rows, scorers, strict=True)]
+        parts.append(of | {"scorer": np.full(len(rows[0]), name), "score": RULES[how](standard, axis=0)})
+    return concatenate(parts)
+
+
+def fuse_runs(
+    runs: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    name: str = "fusion",
+    scorers: Sequence[str] = (),
+    how: str = "mean",
+) -> Scores:
+    """Fuses the scorers of several runs over the same clips.
+
+    Of a run with several members the ensemble takes part. Scorers of one name are called RUN/SCORER in every run that
+    has it.
+
+    Args:
+        runs: {name or file of a run: the columns of its scores.csv}.
+        name: of the new scorer.
+        scorers: which to fuse, as they are called here; (): all but the loudness.
+        how: as in `fuse`.
+
+    Returns:
+        the runs' scores, with the loudness once, and those of the new scorer; the one member is '0'.
+
+    Raises:
+        UsageError, InputError: as `fuse`; several members without ensemble; test clips that differ between runs: the
+            first is named, and the run that lacks it.
+    """
+    tables = {run: _one_member(run, scores) for run, scores in runs.items()}
+    if not tables:
+        raise UsageError("fuse: no runs given; expected at least one")
+    (first, clips), *others = ((run, _test_clips(table)) for run, table in tables.items())
+    for run, found in others:
+        if odd := min(clips ^ found, default=None):
+            has, lacks = (first, run) if odd in clips else (run, first)
+            where = ", ".join(filter(None, odd[:3]))
+            raise InputError(
+                f"{lacks}: has no score of test clip {odd[-1]} ({where}), which {has} has; expected runs "
+                "over the same data set"
+            )
+    runs_of = Counter(scorer for table in tables.values() for scorer in set(table["scorer"].tolist()))
+    parts = []
+    for run, table in tables.items():
+        called = [f"{run}/{s}" if s != RMS and runs_of[s] > 1 else s for s in table["scorer"].tolist()]
+        kept = table["scorer"] != RMS if parts else slice(None)
+        parts.append({column: values[kept] for column, values in (table | {"scorer": np.array(called)}).items()})
+    scores = concatenate(parts)
+    return concatenate([scores, fuse(scores, name=name, scorers=scorers, how=how)])
+
+
+def _aligned(scores: Mapping[str, np.ndarray], rows: dict[str, np.ndarray], where: str) -> list[np.ndarray]:
+    """For each scorer its row numbers, clip by clip in the order of the first scorer's."""
+    place = {}
+    for scorer, own in rows.items():
+        place[scorer] = dict(zip(zip(*(scores[name][own].tolist() for name in CLIP), strict=True), own, strict=True))
+        if len(place[scorer]) < len(own):
+            raise InputError(f"{where}: {scorer!r} scores a clip twice; expected one score of each")
+    common = set.intersection(*map(set, place.values()))
+    for clip in dict.fromkeys(clip for found in place.values() for clip in found):
+        if clip not in common and clip[3] == "test":
+            lacks = next(scorer for scorer, found in place.items() if clip not in found)
+            raise InputError(f"{where}: {lacks!r} has no score of test clip {clip[-1]} of {clip[0]}, others have")
+    first = next(iter(place.values()))
+    return [np.array([found[clip] for clip in first if clip in common], int) for found in place.values()]
+
+
+def _standardised(score: np.ndarray, of: Mapping[str, np.ndarray], scorer: str) -> np.ndarray:
+    """Scores (M,) of the clips `of` (M rows) in standard deviations from the mean of the section's training clips."""
+    out = np.empty(len(score))
+    train = (of["split"] == "train") & np.isfinite(score)
+    for machine, section in sorted(set(zip(of["machine"].tolist(), of["section"].tolist(), strict=True))):
+        ours = of["machine"] == machine
+        here = ours & (of["section"] == section)
+        usual = score[train & here]
+        if len(usual) < FEW or not _spread(usual):
+            usual = score[train & ours]
+        if not len(usual):
+            raise InputError(
+                f"fuse: scorer {scorer!r} has no score of a training clip of {machine}; expected at least one, to "
+                "standardise by"
+            )
+        out[here] = (score[here] - usual.mean()) / (_spread(usual) or 1.0)
+    return out
+
+
+def _spread(score: np.ndarray) -> float:
+    """Standard deviation; exactly 0 of equal numbers, whose mean is rounded."""
+    return float(score.std()) if np.ptp(score) > 0 else 0.0
+
+
+def _one_member(run: str, scores: Mapping[str, np.ndarray]) -> Scores:
+    """The run's scores by its only member or its ensemble, and the loudness."""
+    take = scores["scorer"] == RMS
+    for scorer, members in systems(scores):
+        member = ENSEMBLE if ENSEMBLE in members else next(iter(members))
+        if member != ENSEMBLE and len(members) > 1:
+            raise InputError(f"{run}: {scorer!r} has members {', '.join(members)} and no ensemble; expected one")
+        take[members[member]] = True
+    return {name: scores[name][take] for name in COLUMNS} | {"member": np.full(take.sum(), "0")}
+
+
+def _test_clips(scores: Mapping[str, np.ndarray]) -> set[tuple[str, ...]]:
+    test = scores["split"] == "test"
+    return set(zip(*(scores[name][test].tolist() for name in CLIP), strict=True))

@@ -1,0 +1,137 @@
+"""Published tables on the terminal, alone and beside a run's numbers."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from asdjax import metrics, tables
+from asdjax.core import UsageError
+from asdjax.results import Result, published
+
+
+def lines(call, width=140) -> list[str]:
+    """What is printed, a space between words."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    call(console)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def results_of(year, part, scorers=("kNN", "LOF [x]"), machines=None) -> list[Result]:
+    rng, rows = np.random.default_rng(0), []
+    for scorer in scorers:
+        columns = [
+            (machine, section, domain, label, rng.normal() + label)
+            for machine, sections in published.sections(year, part).items()
+            if machines is None or machine in machines
+            for section in sections
+            for domain in metrics.DOMAINS
+            for label in (0, 1) * 8
+        ]
+        table = metrics.Table(*map(np.array, zip(*columns, strict=True)))
+        rows += [Result(scorer, "0", *row) for row in metrics.official(year, table, n_bootstrap=0)[0]]
+    return rows
+
+
+def value(rows, scorer, *key) -> str:
+    return f"{100 * next(row.value for row in rows if row.scorer == scorer and row[2:6] == key):.2f}"
+
+
+def beside(rows, year, part):
+    return lines(lambda console: tables.print_published(rows, year, part, console=console))
+
+
+def test_a_whole_year_is_printed_beside_the_published_means():
+    rows = results_of(2023, "dev")
+    text = beside(rows, "2023", "dev")
+    assert text[0] == "published, DCASE 2023 dev: means over machines, in %"
+    assert "official baseline: AE MSE 64.79 49.59 52.84 55.02 - -" in text
+    assert "Zeng 2023: Ensemble4 - - 55.34 - 70.67 67.16" in text
+    assert "Zhang 2023: Adversarial learning - - (58.62*) (58.21) 58.10* 62.12*" in text
+    for scorer in ("kNN", "LOF [x]"):
+        mean = [value(rows, scorer, "all", "harmonic mean", domain, "AUC") for domain in metrics.DOMAINS]
+        pauc = value(rows, scorer, "all", "harmonic mean", "", "pAUC")
+        score = value(rows, scorer, "all", "", "", "official score")
+        line = next(line for line in text if line.startswith(f"this run: {scorer} "))
+        assert line.startswith(f"this run: {scorer} {' '.join(mean)} {pauc} {score} ")
+        assert len([line for line in text if line.startswith(f"this run: {scorer} ")]) == 2
+    at = text.index("published, DCASE 2023 dev: official score of each machine, in %")
+    shown = [line for line in text[at:] if re.match("official baseline|Z|Hai", line)]
+    assert [re.sub(" [0-9].*", "", line) for line in shown] == [
+        "official baseline: AE MSE",  # the others have no official score of a machine
+        "official baseline: AE MAHALA",
+    ]
+    car = 3 / (1 / 0.7010 + 1 / 0.4689 + 1 / 0.5247)
+    assert shown[0].startswith(f"official baseline: AE MSE {100 * car:.2f}* ") and shown[0].endswith(" 55.02")
+    assert "* computed here from printed numbers" in text
+    assert "( ) not the official metric, not to be compared" in text
+    assert text[-1].endswith("python -m asdjax.results published --year 2023 --part dev")
+
+
+def test_of_a_part_of_the_machines_only_those_are_printed():
+    text = beside(results_of(2021, "dev", machines=("fan", "valve")), 2021, "dev")
+    assert not any("means over machines" in line for line in text)
+    assert "system fan valve" in text
+    (best,) = [line for line in text if line.startswith("Morita 2021: Our best")]
+    fan = 4 / (1 / 0.9036 + 1 / 0.7267 + 1 / 0.7966 + 1 / 0.6667)
+    valve = 4 / (1 / 0.9587 + 1 / 0.7867 + 1 / 0.8478 + 1 / 0.6412)
+    assert best == f"Morita 2021: Our best {100 * fan:.2f}* {100 * valve:.2f}*"
+
+
+def test_nothing_is_printed_where_nothing_can_be_compared():
+    rows = results_of(2023, "dev")
+    assert beside(rows, "plain", "dev") == []
+    assert beside(rows, 2023, "eval") == []  # other machines
+    assert beside(rows, 2025, "dev") == []  # the same machines, nothing published
+    assert beside([row for row in rows if row.machine == "all"], 2023, "dev") == []
+    assert beside([], 2023, "dev") == []
+
+
+def listed(year, part=None):
+    return lines(lambda console: tables.print_published_tables(year, part, console=console))
+
+
+def test_every_printed_number_is_listed_with_its_note():
+    text = listed(2023, "dev")
+    for title in ("means over machines", "AUC target", "AUC same-domain source", "pAUC one domain"):
+        assert f"DCASE 2023 dev: {title}, in %" in text
+    (slip,) = [line[0] for line in text if line.endswith("probably a slip in a digit")]
+    (same,) = [line[0] for line in text if "111 of the 112 cells" in line]
+    target = f"Zeng 2023: MV2_SEC {same} 54.04 63.28 69.20 51.00 66.59 {slip} 88.84 59.60 62.83"
+    assert target in text
+    (reprint,) = [line[0] for line in text if line[1:].startswith(" Table 1 of Hai 2024 reprints")]
+    assert any(re.match(f"Hai 2024: AE MSE {reprint}[- ]* 60.78[- ]*$", line) for line in text)
+    words = {word for line in text for word in line.split()}
+    assert {row.percent for row in published.of(2023, "dev")} <= words | {word.strip("()") for word in words}
+
+
+@pytest.mark.parametrize("year", range(2020, 2026))
+def test_a_year_lists_both_parts_and_cuts_nothing_off(year):
+    text = listed(year)
+    for part in ("dev", "eval"):
+        wanted = published.of(year, part)
+        assert bool(wanted) == (f"DCASE {year} {part}: means over machines, in %" in text)
+        if wanted:
+            assert set(listed(year, part)) <= set(text)
+    assert not any("…" in line for line in text)
+    words = {word for line in text for word in line.split()}
+    assert {row.percent for row in published.read() if row.year == year} <= words | {w.strip("()") for w in words}
+
+
+def test_sections_and_both_means_have_rows_of_their_own():
+    text = listed(2022, "dev")
+    assert any(re.match(r"official baseline: MobileNetV2 \w 01 36.2 63.7 -$", line) for line in text)
+    assert any(re.match(r"official baseline: MobileNetV2 \w harmonic mean 49.0 \w 61.0 47.7$", line) for line in text)
+    assert any(re.match(r"official baseline: AE \w arithmetic mean - - 48.3$", line) for line in text)
+    both = listed(2021, "dev")
+    at = both.index("DCASE 2021 dev: AUC, in %")
+    assert any(re.match(r"official baseline: AE \w harmonic mean 63.19 53.73 62.01$", line) for line in both[at:])
+
+
+def test_what_is_not_published_is_said_with_what_is():
+    with pytest.raises(UsageError, match=r"found 2025 dev; there is: 2020 dev, 2020 eval, .*2025 eval"):
+        tables.print_published_tables(2025, "dev")
+    with pytest.raises(UsageError, match="found 1999; there is"):
+        tables.print_published_tables(1999)
