@@ -25,17 +25,22 @@ class Linear(nn.Module):
     Attributes:
         n_classes: C.
         loss: 'softmax', the cross-entropy.
+        kernel_init: of the weights, 'lecun_normal' (Flax) or 'glorot_uniform' (Keras).
     """
 
     n_classes: int
     loss: str = "softmax"
+    kernel_init: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, embedding: jax.Array, label: dict | None, train: bool) -> tuple[jax.Array, jax.Array]:
         """embedding (B, D), label['class'] (B, C) -> loss (B,), logits (B, C)."""
         if self.loss != "softmax":
             raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax")
-        logits = nn.Dense(self.n_classes, precision=FULL)(losses.full_precision(embedding))
+        if self.kernel_init not in ("lecun_normal", "glorot_uniform"):
+            raise UsageError(f"Linear: kernel_init is {self.kernel_init!r}; there is: lecun_normal, glorot_uniform")
+        init = getattr(nn.initializers, self.kernel_init)()
+        logits = nn.Dense(self.n_classes, precision=FULL, kernel_init=init)(losses.full_precision(embedding))
         logits = of_known_classes(self, logits)
         return losses.softmax(logits, class_label(label, logits)), logits
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax import evaluate, learn, parallel, results, rundir, scoretable, tables, timing, train
+from asdjax import evaluate, learn, outcome, parallel, results, rundir, scoretable, tables, timing, train, training_free
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, feed, synth
 from asdjax.data import labels as classes
 from asdjax.data.feed import Store
+from asdjax.results import fusion
 
 KEYS = {
     "": "backbone cut data feature_ops frontend head optim score seed system train wave_ops",
@@ -27,7 +27,7 @@ KEYS = {
         "cache resident bank"
     ),
     "train": "steps epochs batch_size chunk checkpoint_every members groups",
-    "score": "units scorers selections fusions",
+    "score": "units scorers selections fusions training_free",
 }
 GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
 
@@ -74,37 +74,45 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
                 with watch.phase("score"):
                     for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
                         if scorer != scoretable.RMS or member == 0:  # loudness has no members
-                            columns.append(score_columns(scorer, member, clips[rows], scores))
+                            columns.append(scoretable.of_clips(scorer, member, clips[rows], scores))
     scores = scoretable.concatenate(columns)
     for selection in config["score"]["selections"]:
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
+    for rule in config["score"]["fusions"]:
+        scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
     scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
+    if config["score"]["training_free"]:
+        with watch.phase("training-free"):
+            scores = with_training_free(scores, clips, store, level, config["data"]["sample_rate"], mesh)
     rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
     with watch.phase("report"):
-        rows, notes = finish(workdir, scores, config["data"])
+        rows, notes = outcome.write(workdir, scores, config["data"]["year"])
+        if parallel.is_first():
+            say(rows, config)
     for note in notes:
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
     return rows
 
 
-def finish(workdir: Path, scores: dict, data: Mapping[str, Any]) -> tuple[list, list[str]]:
-    """Writes scores.csv, results.csv, thresholds.json and submission/, and prints the tables."""
-    year = data["year"]
-    scoretable.write_scores(workdir / "scores.csv", scores)
-    limits = results.thresholds(scores)
-    rows, notes = results.summarise(scores, year, limits)
-    results.write_results(workdir / "results.csv", rows)
-    shutil.rmtree(workdir / "submission", ignore_errors=True)  # that of other scorers
-    results.write_submission(workdir / "submission", scores, year, limits)
-    names = ("scorer", "member", "machine", "threshold", "note")
-    table = [(*key, None if np.isnan(limit) else limit, note) for key, (limit, note) in limits.items()]
-    rundir.write_json(workdir / "thresholds.json", [dict(zip(names, row, strict=True)) for row in table])
-    if parallel.is_first():
-        tables.print_tables(rows, year)
-        if data["root"]:  # the embedded machines have the names of others, but nobody has published their numbers
-            tables.print_published(rows, year, data["test_on"])
-    return rows, notes
+def with_training_free(scores, clips: Clips, store: Store, level: np.ndarray, sample_rate: int, mesh):
+    """The scores and those of the training-free baseline, or a warning why there are none."""
+    try:
+        beside = training_free.scores(clips, store, level, sample_rate, mesh)
+    except InputError as error:
+        logging.warning("warning: no %s baseline beside: %s", training_free.NAME, error)
+        return scores
+    return scoretable.concatenate([scores, beside])
+
+
+def say(rows: list[results.Result], config: Mapping[str, Any]) -> None:
+    """Prints the tables: in detail the fusions where there are some, since they are made of all the rest."""
+    year, detail = config["data"]["year"], [rule["name"] for rule in config["score"]["fusions"]]
+    tables.print_tables(rows, year, detail=detail)
+    if config["data"]["root"]:  # the embedded machines only share their names with those of the challenge
+        tables.print_published(
+            [row for row in rows if not detail or row.scorer in detail], year, config["data"]["test_on"]
+        )
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -144,8 +152,8 @@ def check(config: Mapping[str, Any]) -> None:
         )
     if bool(config["head"]) == (config["data"]["label"] == "none"):
         raise UsageError(
-            f"config.data.label is {config['data']['label']!r} and config.head is {config['head'] or 'empty'}; expected "
-            "classes for a head to tell apart, or neither: label 'none' and an empty head"
+            f"config.data.label is {config['data']['label']!r} and config.head is {config['head'] or 'empty'}; "
+            "expected classes for a head to tell apart, or neither: label 'none' and an empty head"
         )
     evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
     train.make(config, n_classes=2)
@@ -217,20 +225,3 @@ def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:
         bank.wave.shape[1] / bank.sample_rate,
     )
     return clips, Store(bank.wave, audio.gain(bank, data["level"]), {}), audio.loudness(bank, data["level"])
-
-
-def score_columns(scorer: str, member: int, clips: Clips, scores: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of scores.csv for the clips that have a score."""
-    known = ~np.isnan(scores)
-    clips = clips[known]
-    return {
-        "scorer": np.full(len(clips), scorer),
-        "member": np.full(len(clips), str(member)),
-        "machine": clips.machine,
-        "section": clips.section,
-        "domain": clips.domain,
-        "split": clips.split,
-        "file": np.array(rundir.file_names(clips)),
-        "label": clips.is_anomaly,
-        "score": scores[known],
-    }

@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from asdjax import scoretable
 from asdjax.core import Clips, InputError, UsageError
-
-SPLITS = ("train", "test", "source_test", "target_test")
 
 
 def check(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -50,7 +49,7 @@ def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.nda
         UsageError: the recordings are not those that the run in this folder began with.
     """
     names = "\n".join(
-        f"{m}/{s}/{name}" for m, s, name in zip(clips.machine, clips.split, file_names(clips), strict=True)
+        f"{m}/{s}/{name}" for m, s, name in zip(clips.machine, clips.split, scoretable.file_names(clips), strict=True)
     )
     digest = hashlib.blake2b(names.encode(), digest_size=16)
     for array in sound:  # levels change where the sound does
@@ -82,16 +81,6 @@ def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.nda
         "versions": {"asdjax": metadata.version("asdjax"), **versions},
     }
     write_json(workdir / "environment.json", environment)
-
-
-def file_names(clips: Clips) -> list[str]:
-    """How results call each clip: its path below MACHINE/train or the like; plain clips may share a base name."""
-    names = []
-    for machine, path in zip(clips.machine.tolist(), clips.path.tolist(), strict=True):
-        parts = Path(path).parts
-        below = [i for i in range(1, len(parts) - 1) if parts[i - 1] == machine and parts[i] in SPLITS]
-        names.append("/".join(parts[below[-1] + 1 :]) if below else parts[-1])
-    return names
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,14 +16,42 @@ from pathlib import Path
 import numpy as np
 
 from asdjax import metrics
-from asdjax.core import InputError
+from asdjax.core import Clips, InputError
 
 COLUMNS = ("scorer", "member", "machine", "section", "domain", "split", "file", "label", "score")
 CLIP = COLUMNS[2:8]  # machine to label: which clip it is
 RMS = "rms-only"
 ENSEMBLE = "ensemble"
+SPLITS = ("train", "test", "source_test", "target_test")  # folders of a machine
 
 Scores = dict[str, np.ndarray]  # COLUMNS: str, but label int8 (-1 unknown), score float64
+
+
+def of_clips(scorer: str, member: int, clips: Clips, scores: np.ndarray) -> Scores:
+    """Columns of scores.csv for those of N clips that have a score (N,), which is not NaN."""
+    known = ~np.isnan(scores)
+    clips = clips[known]
+    return {
+        "scorer": np.full(len(clips), scorer),
+        "member": np.full(len(clips), str(member)),
+        "machine": clips.machine,
+        "section": clips.section,
+        "domain": clips.domain,
+        "split": clips.split,
+        "file": np.array(file_names(clips)),
+        "label": clips.is_anomaly,
+        "score": scores[known],
+    }
+
+
+def file_names(clips: Clips) -> list[str]:
+    """How results call each clip: its path below MACHINE/train or the like; plain clips may share a base name."""
+    names = []
+    for machine, path in zip(clips.machine.tolist(), clips.path.tolist(), strict=True):
+        parts = Path(path).parts
+        below = [i for i in range(1, len(parts) - 1) if parts[i - 1] == machine and parts[i] in SPLITS]
+        names.append("/".join(parts[below[-1] + 1 :]) if below else parts[-1])
+    return names
 
 
 def write_scores(path: str | Path, scores: Mapping[str, np.ndarray]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from asdjax import metrics
@@ -27,7 +27,7 @@ class _Line(NamedTuple):
     std: Mapping[tuple, float]
 
 
-def print_tables(rows: Iterable[Result], year: int | str, *, console: Any = None) -> None:
+def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[str] = (), console: Any = None) -> None:
     """Prints a table per scorer in the form of the reports, then all of them in one; in percent.
 
     Of several members the tables show mean and std, and the last one the ensemble. No scorer is singled out: the choice
@@ -36,6 +36,7 @@ def print_tables(rows: Iterable[Result], year: int | str, *, console: Any = None
     Args:
         rows: those of results.csv.
         year: for the title; the columns follow from the rows.
+        detail: the scorers that get a table of their own; (): all.
         console: a rich Console; the terminal by default.
     """
     from rich.markup import escape
@@ -46,7 +47,10 @@ def print_tables(rows: Iterable[Result], year: int | str, *, console: Any = None
         systems.setdefault(escape(row.scorer), {}).setdefault(row.member, {})[row[2:6]] = row.value
     columns = _table_columns({key for members in systems.values() for values in members.values() for key in values})
     lines = {scorer: _lines(members) for scorer, members in systems.items()}
+    named = {escape(scorer) for scorer in detail} or set(lines)
     for scorer, (first, *_) in lines.items():
+        if scorer not in named:
+            continue
         of = f"{scorer}, {year}" + (f": {first.label}" if first.std else "")
         console.print(_detail(f"{of}, in %", first, columns))
     if lines:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("frontends", "train_step", "scoring", "end_to_end")
+NAMES = ("frontends", "train_step", "autoencoder", "scoring", "end_to_end")
 
 
 def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

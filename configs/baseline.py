@@ -84,7 +84,7 @@ def get_config(variant: str = "ae") -> ConfigDict:
         if autoencoder
         else dict(name="KerasMobileNetV2", alpha=0.5)  # 713,910 parameters with six classes
     )
-    config.head = dict() if autoencoder else dict(name="Linear")
+    config.head = dict() if autoencoder else dict(name="Linear", kernel_init="glorot_uniform")
     config.optim = (
         dict(name="adam", lr=1e-3, schedule="constant")
         if autoencoder
@@ -104,5 +104,6 @@ def get_config(variant: str = "ae") -> ConfigDict:
         scorers=AE_SCORERS if autoencoder else MNV2_SCORERS,
         selections=(),
         fusions=(),
+        training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
     return config

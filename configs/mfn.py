@@ -108,5 +108,6 @@ def get_config(variant: str = "") -> ConfigDict:
         ),
         selections=(),
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
+        training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
     return config

@@ -165,5 +165,6 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         scorers=GRID,
         selections=SUBMISSIONS if variant == "mfn" else (),
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
+        training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
     return config

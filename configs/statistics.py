@@ -107,5 +107,6 @@ def get_config(variant: str = "") -> ConfigDict:
         ),
         selections=(),
         fusions=() if single else (dict(name="fusion", scorers=(), how="mean"),),  # (): all scorers; no label is seen
+        training_free=False,  # this is it
     )
     return config

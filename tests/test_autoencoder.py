@@ -25,7 +25,10 @@ def filled() -> tuple[dict, dict]:
     """Parameters and batch statistics of the network by the rule."""
     params, stats, k, inputs = {}, {}, 0, 640
     for i, width in enumerate((*WIDTHS, 640)):
-        params[f"Dense_{i}"] = {"kernel": rule(k, (width, inputs), (6 / inputs) ** 0.5).T, "bias": rule(k + 1, width, 0.2)}
+        params[f"Dense_{i}"] = {
+            "kernel": rule(k, (width, inputs), (6 / inputs) ** 0.5).T,
+            "bias": rule(k + 1, width, 0.2),
+        }
         k, inputs = k + 2, width
         if i < len(WIDTHS):
             params[f"BatchNorm_{i}"] = {"scale": rule(k, width, 0.3, 1.0), "bias": rule(k + 1, width, 0.3)}
@@ -83,7 +86,9 @@ def test_updates_are_those_of_pytorch(golden):
 
 
 def test_parameters_are_counted_as_published(golden):
-    variables = jax.eval_shape(lambda key: models.Autoencoder().init(key, jnp.zeros((2, 5, 128)), False), jax.random.key(0))
+    variables = jax.eval_shape(
+        lambda key: models.Autoencoder().init(key, jnp.zeros((2, 5, 128)), False), jax.random.key(0)
+    )
     n = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     assert n == golden["parameters"] == 267_928
 

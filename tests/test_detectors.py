@@ -25,6 +25,9 @@ FACTORIES = [
     detectors.lof_host,
     detectors.cosine_mean,
     detectors.mahalanobis,
+    detectors.gmm,
+    partial(detectors.knn, density="ratio"),
+    partial(detectors.knn, density="difference"),
 ]
 
 
@@ -200,6 +203,135 @@ def test_mahalanobis_without_target_clips_is_that_of_the_source():
     one_mean = scores(detectors.mahalanobis(by_domain=False), train, test)
     np.testing.assert_array_equal(scores(detectors.mahalanobis(), train, test), one_mean)
     np.testing.assert_array_equal(scores(detectors.mahalanobis(), train, test, is_target=np.ones(30, bool)), one_mean)
+
+
+def density_of_sklearn(train, test, k: int, metric: str, density: str, density_k: int) -> np.ndarray:
+    """Local-density normalisation by its definition, with scikit-learn's distances."""
+    from sklearn.metrics import pairwise_distances
+    from sklearn.neighbors import NearestNeighbors
+
+    near, _ = NearestNeighbors(n_neighbors=density_k + 1, metric=metric).fit(train).kneighbors(train)
+    usual = near[:, 1:].mean(1)  # the first is the vector itself
+    distance = pairwise_distances(test, train, metric=metric)
+    measure = distance / usual if density == "ratio" else distance - usual
+    return np.sort(measure)[:, :k].mean(1)
+
+
+@pytest.mark.parametrize("density", ["ratio", "difference"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_knn_by_density_matches_its_definition(metric, density):
+    train, test = normal(40, 6), normal(12, 6, seed=1)
+    train[:20] = 2 + train[:20] / 5  # two densities, so that the nearest is not always the one
+    for k, density_k in ((1, 4), (3, 1), (1, 39)):
+        expected = density_of_sklearn(train, test, k, metric, density, density_k)
+        detector = detectors.knn(k=k, metric=metric, density=density, density_k=density_k)
+        np.testing.assert_allclose(scores(detector, train, test, jnp.float64), expected, rtol=1e-7, atol=1e-12)
+        np.testing.assert_allclose(scores(detector, train, test), expected, rtol=1e-4, atol=1e-5)
+    all_others = detectors.knn(metric=metric, density=density, density_k=100)  # there are 39
+    expected = density_of_sklearn(train, test, 1, metric, density, 39)
+    np.testing.assert_allclose(scores(all_others, train, test, jnp.float64), expected, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("density", ["ratio", "difference"])
+def test_density_in_blocks_and_of_clips_that_coincide(density, monkeypatch):
+    train, test = normal(30, 4), normal(11, 4, seed=1)
+    monkeypatch.setattr(neighbours, "BLOCK", 30 * 4 * 3)
+    jax.clear_caches()
+    expected = density_of_sklearn(train, test, 1, "euclidean", density, 4)
+    detector = detectors.knn(metric="euclidean", density=density)
+    np.testing.assert_allclose(scores(detector, train, test, jnp.float64), expected, rtol=1e-7)
+    train[:8] = train[0]  # a spacing of 0
+    found = scores(detector, train, np.concatenate([train[:1], test]), jnp.float64)
+    assert np.isfinite(found).all()
+    assert density == "difference" or found[0] == 0 < found[1:].min()
+
+
+@pytest.mark.parametrize("n", [12, 40])  # fewer clips than dimensions, and more
+def test_ledoit_wolf_matches_sklearn(n):
+    from sklearn.covariance import LedoitWolf
+
+    train, test = normal(n, 20) @ normal(20, 20, seed=2), normal(5, 20, seed=1)
+    detector = detectors.mahalanobis(covariance="ledoit_wolf", by_domain=False)
+    for dtype, rtol in ((jnp.float64, 1e-10), (jnp.float32, 1e-4)):
+        found = scores(detector, train, test, dtype)
+        np.testing.assert_allclose(found**2, LedoitWolf().fit(train).mahalanobis(test), rtol=rtol)
+    ridged = scores(detectors.mahalanobis(covariance="ledoit_wolf", ridge=0.5), train, test)
+    assert (ridged < found).all()
+
+
+# --- each training clip against a bank without it ------------------------------------------------------------------
+
+
+def refitted(detector, e: dict, is_target: np.ndarray) -> np.ndarray:
+    """Each clip's score by a detector fitted on the others: slow, and beyond doubt."""
+    out = []
+    for i in range(len(is_target)):
+        rest = np.arange(len(is_target)) != i
+        state = detector.fit({key: x[rest] for key, x in e.items()}, is_target[rest])
+        out.append(float(detector.score(state, {key: x[i : i + 1] for key, x in e.items()})[0]))
+    return np.array(out)
+
+
+def check_own(detector, x: np.ndarray, is_target: np.ndarray, rtol: float) -> None:
+    with jax.enable_x64(True):
+        e = dict(embedding=x)
+        found = detector.own(detector.fit(e, is_target), e)
+        np.testing.assert_allclose(found, refitted(detector, e, is_target), rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(),
+        dict(k=3, metric="euclidean", units="each"),
+        dict(density="ratio", units="std"),
+        dict(density="ratio", k=2, units="each"),
+        dict(density="difference", metric="euclidean", density_k=2),
+        dict(density="difference", density_k=30, units="each"),  # as many as there are
+    ],
+)
+def test_own_scores_of_knn_are_those_of_detectors_fitted_without_the_clip(kwargs):
+    x = normal(8, 3, 5)
+    x[5] = x[2] + 1e-3  # a near twin
+    check_own(detectors.knn(**kwargs), x, np.zeros(8, bool), rtol=1e-9)
+
+
+@pytest.mark.parametrize("covariance", mixture.COVARIANCES)
+@pytest.mark.parametrize("n, n_target", [(25, 4), (6, 1), (10, 0), (9, 2)])  # 9 dimensions; a domain's only clip
+def test_own_scores_of_mahalanobis_are_those_of_detectors_fitted_without_the_clip(n, n_target, covariance):
+    x, is_target = normal(n, 2, 9) @ normal(9, 9, seed=1), np.arange(n) >= n - n_target
+    for kwargs in (dict(), dict(ridge=1e-3, by_domain=False, units="std")):
+        check_own(detectors.mahalanobis(covariance=covariance, **kwargs), x, is_target, rtol=1e-7)
+
+
+def test_own_scores_need_other_clips():
+    for detector, n in (
+        (detectors.knn(k=3), 3),
+        (detectors.knn(density="ratio"), 2),
+        (detectors.mahalanobis(), 2),
+        (detectors.mahalanobis(covariance="within_domain"), 3),
+    ):
+        e, is_target = outputs(normal(n, 4)), np.arange(n) >= n - 1
+        state = detector.fit(e, is_target)
+        with pytest.raises(core.InputError, match=r"too few|expected at least"):
+            detector.own(state, e)
+    assert detectors.mahalanobis(units="each").own is None
+
+
+def test_detectors_of_several_outputs_share_their_programs(monkeypatch):
+    jax.clear_caches()
+    traced, by_clip = [], device.by_clip
+    for module in (device, mixture):
+        monkeypatch.setattr(module, "by_clip", lambda x, n: traced.append(n) or by_clip(x, n))
+    e = {key: np.float32(normal(11, 1, 7, seed=i)) for i, key in enumerate("abc")}
+    for key in e:
+        for factory in (detectors.knn, partial(detectors.knn, density="ratio"), detectors.mahalanobis, detectors.gmm):
+            detector = factory(key=key)
+            state = detector.fit(e, np.zeros(11, bool))
+            detector.score(state, {k: x[:5] for k, x in e.items()})
+            if detector.own:
+                detector.own(state, e)
+    assert sorted(traced) == [5, 5, 5, 5, 11, 11]  # that of mahalanobis is on the host
 
 
 # --- large reference sets ------------------------------------------------------------------------------------------
@@ -406,8 +538,9 @@ def test_higher_is_more_anomalous(factory, units):
 def test_state_is_stored_arrays_and_score_compiles_once_a_shape(factory, monkeypatch):
     traced = []
     jax.clear_caches()  # programs are shared by the detectors of all tests
+    by_clip = device.by_clip
     for module in (device, mixture):
-        monkeypatch.setattr(module, "by_clip", lambda x, n, by_clip=device.by_clip: traced.append(n) or by_clip(x, n))
+        monkeypatch.setattr(module, "by_clip", lambda x, n: traced.append(n) or by_clip(x, n))
     detector = factory()
     e = outputs(normal(9, 2, 4)) | dict(own_class=np.zeros(9, np.int32))
     state = detector.fit(e, np.arange(9) >= 7)
@@ -448,7 +581,7 @@ def test_detectors_are_built_by_name():
     train, test = normal(10, 3), normal(4, 3, seed=1)
     expected = distances_of_sklearn(train, test, 2, "euclidean")
     np.testing.assert_allclose(scores(detector, train, test), expected, rtol=1e-5)
-    with pytest.raises(core.UsageError, match="there is: cosine_mean, knn, lof, lof_host, mahalanobis"):
+    with pytest.raises(core.UsageError, match=r"there is: cosine_mean, gmm, knn, lof, lof_host, .*mahalanobis"):
         core.build(detectors, dict(name="oracle"))
 
 
@@ -457,6 +590,8 @@ def test_detectors_are_built_by_name():
     [
         (dict(name="knn", metric="manhattan"), "knn: metric='manhattan'; expected one of cosine, euclidean"),
         (dict(name="knn", k=0), "knn: k=0"),
+        (dict(name="knn", density_k=0), "knn: k=1, density_k=0"),
+        (dict(name="knn", density="log"), "knn: density='log'; expected one of none, ratio, difference"),
         (dict(name="lof", units="all"), "lof: units='all'; expected one of mean, std, each"),
         (dict(name="lof_host", n_neighbors=0), "lof_host: n_neighbors=0"),
         (dict(name="lof_host", metric="l1"), "lof_host: metric='l1'"),
@@ -475,10 +610,17 @@ def test_wrong_options_are_refused_before_any_data(spec, message):
         (detectors.lof, normal(1, 4), "1 training vectors of 'embedding'; expected at least 2"),
         (detectors.lof_host, normal(1, 4), "1 training vectors of 'embedding'; expected at least 2"),
         (lambda: detectors.knn(k=4), normal(3, 4), "3 training vectors of 'embedding'; expected at least 4"),
+        (
+            lambda: detectors.knn(density="ratio"),
+            normal(1, 4),
+            "1 training vectors of 'embedding'; expected at least 2",
+        ),
         (detectors.cosine_mean, normal(0, 4), "0 training vectors"),
         (detectors.knn, np.where(np.eye(5) > 0, np.nan, 1)[:, :3], "3 of 5 training vectors .* not finite"),
         (detectors.mahalanobis, np.ones((5, 3)), "covariance of the training vectors is singular"),
-        (lambda: detectors.mahalanobis(ridge=0.0), normal(3, 4), "ridge=0.0 the covariance .* is singular"),
+        (lambda: detectors.mahalanobis(ridge=0.0), normal(3, 4), "the covariance .* is singular"),
+        (lambda: detectors.mahalanobis(ridge=0.0), np.ones((9, 3)), "the covariance .* is singular"),
+        (lambda: detectors.mahalanobis(covariance="ledoit_wolf"), np.ones((3, 4)), "the covariance .* is singular"),
         (lambda: detectors.knn(key="logits"), normal(3, 4), "key='logits'; the network's outputs are embedding"),
         (lambda: detectors.lof_host(key="logits"), normal(3, 4), "key='logits'; the network's outputs are embedding"),
         (detectors.lof, normal(3, 1, 2, 2), r"'embedding' has shape \(3, 1, 2, 2\); expected \(clips, units"),

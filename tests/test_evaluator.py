@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 from test_metrics import CASES, GOLDEN, expected_rows, golden
 from test_results import make
 
@@ -145,6 +144,9 @@ def test_labelled_names_need_no_truth(tmp_path, capsys, year, case):
     assert_equals_the_evaluator(found, printed, year)
     assert command.main(["validate", *paths]) == 0
     assert "only the form was checked" in capsys.readouterr().out
+    write_case(tmp_path, table, year)
+    assert command.main(["evaluate", *paths, "--out", str(tmp_path / "out")]) == 1
+    assert f"does not say its label, nor do {len(table.score) - 1} others; expected --truth" in capsys.readouterr().err
 
 
 def small(folder: Path, year: str = "2023", machines=("ToyTank", "shaker"), n: int = 8) -> dict[str, list]:
@@ -290,6 +292,8 @@ def test_a_run_is_not_overwritten(tmp_path, capsys):
 
 def test_alignment_by_sorting_is_repeated_and_said(tmp_path, capsys):
     """Names of 2022 with labels sort otherwise than those without: the script gives clips the scores of others."""
+    from sklearn.metrics import roc_auc_score
+
     files = small(tmp_path, "2022", ("fan",))
     score = tmp_path / "system" / "anomaly_score_fan_section_00_test.csv"
     truth = dict(csv.reader(open(tmp_path / "truth" / "ground_truth_data" / "ground_truth_fan_section_00_test.csv")))
@@ -335,6 +339,14 @@ def write_run(folder: Path, year=2024, **kinds) -> dict:
     scoretable.write_scores(folder / "scores.csv", scores)
     (folder / "config.json").write_text(json.dumps({"data": {"year": year}}))
     return scores
+
+
+def test_a_run_of_one_scorer_is_packed_as_any_other(tmp_path):
+    write_run(tmp_path / "run", scorers=("near",))
+    for more, folder in (([], "out/near"), (["--scorer", "near"], "one")):
+        out = str(tmp_path / folder.split("/")[0])
+        assert command.main(["pack", "--run", str(tmp_path / "run"), "--out", out, *more]) == 0
+        assert (tmp_path / folder / SCORE.replace("ToyTank", "fan")).is_file()
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -419,4 +431,5 @@ def test_usage(tmp_path, capsys):
         assert ended.value.code == 2
     for year in ("2019", "plain"):
         assert command.main(["validate", *given, "--year", year]) == 2
+        assert f"--year: found '{year}', expected one of 2020, " in capsys.readouterr().err
     assert command.main(["pack", "--run", str(tmp_path / "run"), "--out", str(tmp_path)]) == 2

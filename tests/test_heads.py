@@ -182,3 +182,11 @@ def test_built_by_name():
     for wrong in (heads.Linear(4, loss="hinge"), heads.ArcFace(1)):
         with pytest.raises(core.UsageError):
             wrong.init(jax.random.key(0), jnp.zeros((1, 3)), None, train=False)
+
+
+def test_a_linear_head_starts_as_asked():
+    """Glorot's bound of 300 inputs and 6 classes, as Keras; Flax's own is normal, cut at two deviations."""
+    kernel = start(heads.Linear(6, kernel_init="glorot_uniform"), 300)["params"]["Dense_0"]["kernel"]
+    assert 0.97 < np.abs(kernel).max() / (6 / 306) ** 0.5 <= 1
+    with pytest.raises(core.UsageError, match="there is: lecun_normal, glorot_uniform"):
+        heads.Linear(6, kernel_init="zeros").init(jax.random.key(0), jnp.zeros((1, 3)), None, train=False)

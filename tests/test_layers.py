@@ -180,16 +180,16 @@ def test_batch_norm_by_hand():
 def test_batch_norm_with_constants_of_its_own():
     """Against Flax: by the batch, its running statistics after two calls, and by those."""
     ours = layers.BatchNorm(layers.relu, eps=1e-3, momentum=0.99)
-    theirs = nn.BatchNorm(use_running_average=False, epsilon=1e-3, momentum=0.99)
+    theirs = nn.BatchNorm(epsilon=1e-3, momentum=0.99)
     x = jnp.float32(RNG.normal(size=(8, 3)) * [1, 0.01, 3])  # eps is ten times the variance of the second
-    variables = expected = theirs.init(jax.random.key(0), x)
+    variables = expected = theirs.init(jax.random.key(0), x, False)
     for _ in range(2):
         y, stats = ours.apply(variables, x, True, mutable=["batch_stats"])
-        z, expected_stats = theirs.apply(expected, x, mutable=["batch_stats"])
+        z, expected_stats = theirs.apply(expected, x, False, mutable=["batch_stats"])
         np.testing.assert_allclose(y, nn.relu(z), rtol=0, atol=1e-5)
         variables, expected = {**variables, **stats}, {**expected, **expected_stats}
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), variables, expected)
-    z = theirs.apply(expected, x, use_running_average=True)
+    z = theirs.apply(expected, x, True)
     np.testing.assert_allclose(ours.apply(variables, x, False), nn.relu(z), rtol=0, atol=1e-5)
 
 

@@ -38,6 +38,8 @@ LAYERS = {
     "asdjax.progress": 1,
     "asdjax.rundir": 4,
     "asdjax.tables": 5,
+    "asdjax.outcome": 5,
+    "asdjax.training_free": 5,
     "asdjax.learn": 5,
     "asdjax.run": 6,
     "asdjax.main": 7,

@@ -57,9 +57,7 @@ def test_covariances_of_the_official_code_on_spectra():
         residual = stored["residual"].astype(np.float64)
         n, size = residual.shape[:2]
         batches = np.arange(n * size).reshape(n, size)
-        found = outputs.batch_centred_covariance(
-            residual.reshape(-1, 5, 8), stored["is_target"].ravel(), list(batches)
-        )
+        found = outputs.batch_centred_covariance(residual.reshape(-1, 5, 8), stored["is_target"].ravel(), list(batches))
         for covariance, domain in zip(found, ("source", "target"), strict=True):
             expected = stored[f"cov8_{domain}"]
             np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
@@ -98,7 +96,9 @@ def test_scores_of_the_official_code_on_spectra():
             value = detector.score({"whitener": jnp.asarray(root[None], jnp.float32)}, e)
             np.testing.assert_allclose(value, expected, rtol=2e-6)
         np.testing.assert_allclose(
-            detector.score({"whitener": jnp.asarray(np.stack(roots), jnp.float32)}, e), stored["score_mahala"], rtol=2e-6
+            detector.score({"whitener": jnp.asarray(np.stack(roots), jnp.float32)}, e),
+            stored["score_mahala"],
+            rtol=2e-6,
         )
         np.testing.assert_allclose(passthrough().score({}, e), stored["score_mse"], rtol=1e-6)
 

@@ -13,41 +13,18 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
+import trees
 
-from asdjax import chunks, evaluate, parallel, run, rundir, train
+from asdjax import chunks, evaluate, parallel, run, rundir, scoretable, train
 from asdjax.core import UsageError
 from asdjax.data import feed
 
 ROOT = Path(__file__).parents[1]
 
 
-def write_machine(root, machine, pitch, section="00", target=2):
-    """A machine that hums at a pitch per attribute; its anomalies hum elsewhere."""
-    rng = np.random.default_rng(pitch)
-    t = np.arange(tiny.SR) / tiny.SR
-
-    def clip(split, name, hz):
-        wave = 0.3 * np.sin(2 * np.pi * hz * t) + 0.05 * rng.standard_normal(len(t))
-        path = root / machine / split / f"section_{section}_{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, wave, tiny.SR)
-
-    for i in range(10):
-        clip("train", f"source_train_normal_{i:04d}_spd_{i % 2}", pitch * (1 + i % 2))
-    for i in range(target):
-        clip("train", f"target_train_normal_{i:04d}_spd_9", pitch * 1.5)
-    for domain, factor in (("source", 1), ("target", 1.5))[: 2 if target else 1]:
-        for i in range(4):
-            clip("test", f"{domain}_test_normal_{i:04d}_spd_0", pitch * factor)
-            clip("test", f"{domain}_test_anomaly_{i:04d}_spd_0", pitch * (2.6 + 0.1 * i))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    write_machine(root, "fan", 300)
-    write_machine(root, "pump", 500, section="01", target=0)
-    return root
+    return trees.hums(tmp_path_factory.mktemp("data"))
 
 
 def settings(data, **changes):
@@ -240,7 +217,7 @@ def test_plain_clips_of_one_name_are_told_apart(data):
     clips = run.load(settings(data)["data"])[0]
     paths = np.array(["/x/fan/test/normal/0.wav", "/x/fan/test/anomaly/0.wav", "/x/fan/train/1.wav"])
     some = dataclasses.replace(clips[np.arange(3)], path=paths, machine=np.array(["fan"] * 3))
-    assert rundir.file_names(some) == ["normal/0.wav", "anomaly/0.wav", "1.wav"]
+    assert scoretable.file_names(some) == ["normal/0.wav", "anomaly/0.wav", "1.wav"]
 
 
 def test_other_recordings_in_the_same_folder_are_refused(finished, data):

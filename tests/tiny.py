@@ -31,6 +31,7 @@ CONFIG = {
         ),
         "selections": (),
         "fusions": (),
+        "training_free": False,
     },
 }  # fmt: skip
 

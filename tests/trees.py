@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import tiny
 
 from asdjax.core import Clips
 
@@ -34,3 +36,31 @@ def rows(*triples):
     empty, zero = np.array([""] * n), np.zeros(n, np.int8)
     path = np.array([f"/d/{t[0]}/{t[2]}/{i}.wav" for i, t in enumerate(triples)])
     return Clips(path, np.array(machine), np.array(section), empty, np.array(split), zero, np.array(attributes))
+
+
+def write_machine(root, machine, pitch, section="00", target=2):
+    """A machine that hums at a pitch per attribute; its anomalies hum elsewhere."""
+    rng = np.random.default_rng(pitch)
+    t = np.arange(tiny.SR) / tiny.SR
+
+    def clip(split, name, hz):
+        wave = 0.3 * np.sin(2 * np.pi * hz * t) + 0.05 * rng.standard_normal(len(t))
+        path = root / machine / split / f"section_{section}_{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave, tiny.SR)
+
+    for i in range(10):
+        clip("train", f"source_train_normal_{i:04d}_spd_{i % 2}", pitch * (1 + i % 2))
+    for i in range(target):
+        clip("train", f"target_train_normal_{i:04d}_spd_9", pitch * 1.5)
+    for domain, factor in (("source", 1), ("target", 1.5))[: 2 if target else 1]:
+        for i in range(4):
+            clip("test", f"{domain}_test_normal_{i:04d}_spd_0", pitch * factor)
+            clip("test", f"{domain}_test_anomaly_{i:04d}_spd_0", pitch * (2.6 + 0.1 * i))
+
+
+def hums(root):
+    """Two machines of a second's clips: 12 and 10 training clips, 16 and 8 test clips."""
+    write_machine(root, "fan", 300)
+    write_machine(root, "pump", 500, section="01", target=0)
+    return root

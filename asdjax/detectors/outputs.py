@@ -88,7 +88,7 @@ NO_CLASS = (
 
 
 def selective_mahalanobis(*, form: str = "official") -> Detector:
-    """Mahalanobis norm of the reconstruction error under the covariance of either domain, the smaller one (Harada 2023).
+    """Mahalanobis norm of the reconstruction error by the covariance of either domain, the smaller one (Harada 2023).
 
     Rows are the errors of single frames, M of them in a clip. With S the covariance of a domain's training rows:
         official: d^T S^-1 d of the clip's mean row d, which is what the official code comes to: it takes the mean over

@@ -20,9 +20,9 @@ def bias_init(inputs: int):
 class Autoencoder(nn.Module):
     """Vectors of a few frames -> their reconstruction, through a narrow layer (267,928 parameters for 5 x 128).
 
-    Dense layers, each but the last followed by batch normalisation (momentum 0.99, epsilon 1e-3) and ReLU, the narrow one
-    too. The official PyTorch code of 2023 keeps its running variance from that of a batch times n / (n - 1), which this
-    does not: at its 256 vectors 0.4 % more.
+    Dense layers, each but the last followed by batch normalisation (momentum 0.99, epsilon 1e-3) and ReLU, the narrow
+    one too. The official PyTorch code of 2023 takes for its running variance that of the batch times n / (n - 1), which
+    this does not: at its 256 vectors 0.4 % more.
 
     Attributes:
         widths: of the layers between input and output.

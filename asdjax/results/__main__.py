@@ -12,11 +12,11 @@ from typing import TextIO
 
 import numpy as np
 
-from asdjax import results, scoretable, tables
+from asdjax import outcome, results, rundir, scoretable, tables
 from asdjax.core import InputError, UsageError
 from asdjax.data import truth
-from asdjax.data.names import year_of
-from asdjax.results import evaluation, submission
+from asdjax.data.names import YEARS, year_of
+from asdjax.results import evaluation, fusion, submission
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -84,9 +84,48 @@ def pack(args: argparse.Namespace) -> int:
     return 0
 
 
+def fuse(args: argparse.Namespace) -> int:
+    """Writes the fused scores of runs as a run of its own: scores.csv, results.csv, submission/; prints the tables."""
+    out, runs = Path(args.out).expanduser(), [Path(run).expanduser() for run in args.runs]
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"--out: {out} is {'a file' if out.is_file() else 'not empty'}, expected a new folder")
+    if missing := [run for run in runs if not run.is_dir()]:
+        raise UsageError(f"--runs: {missing[0]} is no folder, expected the folders of runs")
+    years = {str(run): _year_of_run(run) for run in runs}
+    if len(set(years.values())) > 1:
+        raise InputError(f"runs of different years cannot be fused: {years}")
+    files = {_name(run, runs): scoretable.read_scores(run / "scores.csv") for run in runs}
+    scores = fusion.fuse_runs(files, name=args.name, scorers=args.scorers, how=args.how)
+    year = next(iter(years.values()))
+    out.mkdir(parents=True, exist_ok=True)
+    made_of = {"runs": [str(run.resolve()) for run in runs], "scorers": args.scorers, "how": args.how}
+    rundir.write_json(out / "config.json", {"data": {"year": year}, "fuse": made_of})
+    rows, notes = outcome.write(out, scores, year)
+    tables.print_tables(rows, year)
+    _say(*(f"note: {note}" for note in notes), f"wrote {out}")
+    return 0
+
+
+def published(args: argparse.Namespace) -> int:
+    """Prints what reports and organisers have published."""
+    tables.print_published_tables(_official_year(args.year), args.part)
+    return 0
+
+
+def _name(run: Path, runs: list[Path]) -> str:
+    """A run's folder name, with as many of the folders above as tell it from the others."""
+    parts = run.resolve().parts
+    for n in range(1, len(parts)):
+        name = "/".join(parts[-n:])
+        if sum(other.resolve().parts[-n:] == parts[-n:] for other in runs) == 1:
+            return name
+    raise UsageError(f"--runs: {run} is given twice")
+
+
 def _official_year(text: str) -> str:
-    if year_of(text) is year_of("plain"):
-        raise UsageError("--year: plain data sets have no official evaluation, expected 2020 to 2026")
+    known = [str(year) for year in YEARS if year != "plain"]  # plain data sets have no official evaluation
+    if text not in known:
+        raise UsageError(f"--year: found {text!r}, expected one of {', '.join(known)}")
     return text
 
 
@@ -141,6 +180,17 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--scorer", help="one of the run's scorers; default: all, each in a folder of its own")
     own.add_argument("--member", help="0, 1, ... or ensemble; default: all")
     own.set_defaults(act=pack)
+    own = commands.add_parser("fuse", help="scorers of one or several runs made into one", description=fuse.__doc__)
+    own.add_argument("--runs", required=True, nargs="+", help="folders of runs over the same clips")
+    own.add_argument("--out", required=True, help="a new folder")
+    own.add_argument("--scorers", nargs="*", default=(), help="default: all; RUN/SCORER where runs share a name")
+    own.add_argument("--how", default="mean", choices=sorted(fusion.RULES), help="over scorers; default: %(default)s")
+    own.add_argument("--name", default="fusion", help="of the new scorer; default: %(default)s")
+    own.set_defaults(act=fuse)
+    own = commands.add_parser("published", help="published numbers of a year", description=published.__doc__)
+    own.add_argument("--year", required=True, help="2020 to 2026")
+    own.add_argument("--part", choices=("dev", "eval"), help="default: both")
+    own.set_defaults(act=published)
     return parser
 
 

@@ -98,13 +98,14 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
             clip = clip_of(row.name, year)
             match = re.fullmatch(year_of(year).labelled.regex, clip)
             if not match:
-                hidden.append(f"{row.where}: {row.name[:60]!r} does not say its label, expected --truth")
+                hidden.append(row)
                 continue
             said = match.groupdict(default="")
             anomaly = int(said["label"] == "anomaly")
             truth[part[0], clip] = Truth(said["section"], anomaly, said.get("domain", ""), row.where, "")
     if hidden:
-        raise InputError(listed([*name_problems(submission, year)] or hidden))
+        first, rest = hidden[0], f", nor do {len(hidden) - 1} others" * (len(hidden) > 1)
+        raise InputError(f"{first.where}: {first.name[:60]!r} does not say its label{rest}; expected --truth")
     return truth
 
 

@@ -1,0 +1,221 @@
+"""Training of the official autoencoder: the compiled chunk against PyTorch's loop, and several networks at once.
+
+    python -m benchmarks.autoencoder [--short] [--out FILE]
+
+A chunk is 50 steps of 256 vectors (5 frames of 128 bins), drawn as training draws them: row numbers from the host,
+frames from a resident bank of random features. The peers hold the vectors themselves, in float32: `torch` is a
+shuffling DataLoader over a TensorDataset and Adam as it comes, `torch, tuned` a permutation an epoch, the tensor's own
+indexing and fused Adam. Before anything is timed, the same weights and batch must give the same loss.
+
+Times are medians of calls in turn, in milliseconds per chunk; `ratio` is ours over the peer's. Several networks (of a
+data set's machines, each with its own clips) are one chunk by lowering 'map' or 'vmap', against as many calls of the
+chunk of one. `temp MB` is what a compiled program takes beside its arguments, `argument MB` without the bank.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import common
+
+if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs memory of the GPU too
+    common.restart_tuned()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax.sharding import AxisType
+
+from asdjax import chunks, parallel, train
+from asdjax.core import System, TrainState
+from asdjax.data import feed, sampling
+from benchmarks.peers import autoencoder as peer
+from benchmarks.train_step import device, synchronised
+from configs import baseline
+
+FRAMES, BINS, WIDTH = 313, 128, 5  # of a clip of 10 s; frames of a vector
+BATCH, STEPS = 256, 50
+BAR = 1.0
+TOLERANCE = 1e-5  # of the loss
+
+
+def bank(clips: int, frames: int = FRAMES, bins: int = BINS) -> feed.Frames:
+    """Random features of so many clips, on the host, at the level of log-mel energies in decibels."""
+    x = np.random.default_rng(0).standard_normal((clips, frames, bins), np.float32)
+    x *= 10.0
+    x -= 30.0
+    places = np.arange(frames - WIDTH + 1, dtype=np.int32)[:, None] + np.arange(WIDTH, dtype=np.int32)
+    return feed.Frames(x, places, {})
+
+
+def vectors(store: feed.Frames) -> torch.Tensor:
+    """All units of a bank as the official code keeps them: (n, w * F), frame by frame."""
+    windows = np.lib.stride_tricks.sliding_window_view(store.frames, store.places.shape[1], axis=1)
+    return torch.from_numpy(windows.swapaxes(2, 3).reshape(len(store.frames) * store.units, -1))
+
+
+class Chunk(NamedTuple):
+    """The training loop's program and a call of it, states handed on from one to the next.
+
+    Attributes:
+        call: one chunk, with all that the host does for it.
+        seconds: of lowering and compiling.
+        temp: bytes of the program's temporaries.
+        argument: bytes of its arguments without the bank.
+    """
+
+    call: Callable[[], Any]
+    seconds: float
+    temp: int
+    argument: int
+
+
+def networks_of(system: System, clips: int, units: int, count: int, batch: int) -> list[train.Network]:
+    """So many networks, each of its own share of the clips."""
+    owner = np.arange(clips) * count // clips
+    samplers = [sampling.uniform(owner == i, batch_size=batch, units=units) for i in range(count)]
+    return [train.Network(Path(), system, {}, owner == i, sampler, seed=i) for i, sampler in enumerate(samplers)]
+
+
+def make_chunk(
+    system: System,
+    store: feed.Frames,
+    *,
+    networks: int = 1,
+    lowering: str = "map",
+    batch: int = BATCH,
+    steps: int = STEPS,
+) -> Chunk:
+    """The chunk of E networks that learn from a bank, given on the host; `call` returns their metrics (E, S)."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    several = networks_of(system, len(store.frames), store.units, networks, batch)
+    begin = list(train.initial(several, store, mesh))
+    whole = parallel.replicated(mesh)
+    states = parallel.put(chunks.stack(begin, chunks.padded_shapes(begin)), whole)
+    seeds, flags = parallel.put((np.arange(networks, dtype=np.uint32), np.zeros(1, bool)), whole)
+    requests = train.rows_of(several, np.zeros(networks, int), store.units, 0, 10**9, steps)
+    requests = feed.feed(feed.resident(store, mesh), requests, mesh, axis=2)
+    program = chunks.make_chunk(system, mesh, lowering=lowering, resident=True)
+    began = time.perf_counter()
+    program = program.lower(states, seeds, *next(requests), flags).compile()
+    seconds, memory = time.perf_counter() - began, program.memory_analysis()
+
+    def call():
+        nonlocal states
+        states, metrics, _ = program(states, seeds, *next(requests), flags)
+        return jax.block_until_ready(metrics)
+
+    return Chunk(call, seconds, memory.temp_size_in_bytes, memory.argument_size_in_bytes - store.frames.nbytes)
+
+
+def losses(system: System, state: TrainState, net: torch.nn.Module, x: np.ndarray) -> tuple[float, float]:
+    """Of one batch of vectors (B, w, F) by our update and by the peer, which gets our weights; in full float32."""
+    peer.fill(net, merged(state))
+    with jax.default_matmul_precision("highest"):
+        _, metrics = jax.jit(system.update)(state, jax.random.key(0), {"features": jnp.asarray(x), "label": {}})
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    theirs = peer.make_step(net)(torch.from_numpy(x.reshape(len(x), -1)).to(next(net.parameters()).device))
+    torch.set_float32_matmul_precision(precision)
+    return float(metrics["loss"]), float(theirs)
+
+
+def merged(state: TrainState) -> dict[str, dict[str, np.ndarray]]:
+    """Parameters and batch statistics by layer."""
+    stats = state.stats["batch_stats"]
+    return {layer: {**own, **stats.get(layer, {})} for layer, own in jax.device_get(state.params).items()}
+
+
+def check_losses(system: System, store: feed.Frames, net: torch.nn.Module, batch: int = BATCH) -> float:
+    """How far the two losses are apart, relatively.
+
+    Raises:
+        SystemExit: too far: what is to be timed is not the same training.
+    """
+    rows = np.linspace(0, len(store.frames) * store.units - 1, batch).astype(int)
+    x = store.batch(rows, rows)["features"]
+    state = jax.jit(system.init)(jax.random.key(0), {"features": x, "label": {}})
+    ours, theirs = losses(system, state, net, x)
+    apart = abs(ours - theirs) / theirs
+    if not apart <= TOLERANCE:
+        raise SystemExit(f"error: the loss of one batch is {ours} here and {theirs} in PyTorch: not the same training")
+    return apart
+
+
+def peer_chunk(net: torch.nn.Module, batches, lr: float, fused: bool) -> Callable[[], None]:
+    """Steps of PyTorch, as many as a chunk has, each on the next batch."""
+    step = peer.make_step(net.to(device()), lr, fused)
+
+    def call():
+        for _ in range(STEPS):
+            step(next(batches).to(device()))
+
+    return synchronised(call)
+
+
+def training_rows(config: Mapping[str, Any], system: System, store: feed.Frames, repeats: int) -> list[dict[str, Any]]:
+    """Our chunk against both forms of PyTorch's loop."""
+    nets = [peer.network(config["backbone"]["widths"], WIDTH * BINS) for _ in range(2)]
+    apart, lr, x = check_losses(system, store, nets[0]), config["optim"]["lr"], vectors(store)
+    ours = make_chunk(system, store)
+    cases = {
+        "ours": ours.call,
+        "torch": peer_chunk(nets[0], peer.loaded(x, BATCH), lr, False),
+        "torch, tuned": peer_chunk(nets[1], peer.indexed(x.to(device()), BATCH), lr, True),
+    }
+    times = common.interleaved(cases, repeats=repeats, warmup=2)
+    rows = []
+    for name in ("torch", "torch, tuned"):
+        row = row_of("training", name, times, vectors=STEPS * BATCH)
+        rows.append(row | {"bar": BAR, "losses apart": apart} | cost(ours))
+    return rows
+
+
+def together_rows(system: System, store: feed.Frames, networks: int, repeats: int) -> list[dict[str, Any]]:
+    """Chunks of several networks at once, against the chunk of one called for each of them."""
+    one = make_chunk(system, store)
+    cases = {how: make_chunk(system, store, networks=networks, lowering=how) for how in ("map", "vmap")}
+    calls = {how: case.call for how, case in cases.items()}
+    calls["one by one"] = lambda: [one.call() for _ in range(networks)]
+    times = common.interleaved(calls, repeats=repeats, warmup=2)
+    rows = [
+        row_of(f"{networks} networks by {how}", "one by one", {"ours": times[how], **times}, networks * STEPS * BATCH)
+        for how in cases
+    ]
+    return [row | cost(case) for row, case in zip(rows, cases.values(), strict=True)]
+
+
+def row_of(what: str, other: str, times: Mapping[str, list[float]], vectors: int) -> dict[str, Any]:
+    ours, theirs = common.median(times["ours"]), common.median(times[other])
+    speeds = {"vectors/s": vectors / ours, "peer's vectors/s": vectors / theirs}
+    milliseconds = {"ours ms": 1e3 * ours, "peer ms": 1e3 * theirs}
+    return {"what": what, "against": other, **speeds, **milliseconds, "ratio": common.ratio(times, "ours", other)}
+
+
+def cost(case: Chunk) -> dict[str, float]:
+    return {"compile s": case.seconds, "temp MB": case.temp / 1e6, "argument MB": case.argument / 1e6}
+
+
+def main() -> None:
+    args = common.parser(__doc__).parse_args()
+    parallel.tune_malloc()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX multiplies there
+    clips, repeats = (100, 9) if args.short else (1000, 31)
+    config, store = baseline.get_config("ae"), bank(clips)
+    system = train.make({**config, "train": {**config["train"], "steps": STEPS}}, 0)
+    rows = training_rows(config, system, store, repeats)
+    for networks in (4,) if args.short else (4, 7):
+        rows += together_rows(system, store, networks, repeats // 2)
+    sizes = {"clips": clips, "vectors": clips * store.units, "batch": BATCH, "steps": STEPS}
+    common.report("autoencoder", rows, {**sizes, "repeats": repeats, "torch on": str(device())}, out=args.out)
+
+
+if __name__ == "__main__":
+    main()
