@@ -40,9 +40,9 @@ def make_chunk(system: System, mesh: Mesh, *, lowering: str, resident: bool):
         resident: whether the store is whole on every device, or each has a shard of its own clips.
 
     Returns:
-        a jitted function of the stacked states (donated), seeds (E,) uint32, a feed.Store or feed.Frames and its rows,
-        a pair of (E, S, B) int32, and a flag by device (any of a device's process asked to stop: all must stop at one step).
-        The metrics are (E, S).
+        a jitted function of the stacked states (donated), seeds (E,) uint32, a feed.Store or feed.Frames with its rows,
+        a pair of (E, S, B) int32, and a flag by device (any of a device's process asked to stop: all must stop at one
+        step). The metrics are (E, S).
     """
     if lowering not in LOWERINGS:
         raise UsageError(f"lowering is {lowering!r}; there is: {', '.join(LOWERINGS)}")

@@ -146,10 +146,10 @@ def test_embed_is_the_error_of_every_vector():
 def test_it_refuses_what_it_cannot_use():
     import optax
 
-    with pytest.raises(UsageError, match="config.optim"):
+    with pytest.raises(UsageError, match=r"config\.optim"):
         systems.reconstruct(parts())
-    with pytest.raises(UsageError, match="no use for config.head"):
+    with pytest.raises(UsageError, match=r"no use for config\.head"):
         systems.reconstruct(parts(tx=optax.adam(1e-3), head=object()))
     system = systems.reconstruct(parts(tx=optax.adam(1e-3)))
-    with pytest.raises(UsageError, match="config.data.bank='features'"):
+    with pytest.raises(UsageError, match=r"config\.data\.bank='features'"):
         system.init(jax.random.key(0), {"wave": jnp.zeros((2, 2000)), "label": {}})

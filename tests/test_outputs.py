@@ -171,7 +171,7 @@ def test_log_softmax_keeps_its_digits_in_float32():
 
 def test_log_softmax_needs_a_class_of_its_own():
     e = {"logits": np.zeros((2, 3, 4)), "own_class": np.array([1, -1])}
-    with pytest.raises(InputError, match="data.group_by='all'"):
+    with pytest.raises(InputError, match=r"data\.group_by='all'"):
         log_softmax().fit(e, None)
 
 

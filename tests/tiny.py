@@ -22,7 +22,10 @@ CONFIG = {
     "backbone": {"name": "MobileFaceNet", "rows": ((2, 8, 1, 2),), "stem": 8, "features": 16, "embedding": 8},
     "head": {"name": "ArcFace", "s": 16.0, "margin": 0.2},
     "optim": {"name": "adam", "lr": 2e-2},
-    "train": {"steps": 8, "epochs": 0.0, "batch_size": 16, "chunk": 2, "checkpoint_every": 4, "members": 1, "groups": "one_by_one"},
+    "train": {
+        "steps": 8, "epochs": 0.0, "batch_size": 16, "chunk": 2, "checkpoint_every": 4, "members": 1,
+        "groups": "one_by_one",
+    },
     "score": {
         "units": 32,
         "scorers": (
