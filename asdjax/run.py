@@ -18,6 +18,7 @@ from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, feed, synth
 from asdjax.data import labels as classes
 from asdjax.data.feed import Store
+from asdjax.detectors import outputs
 from asdjax.results import fusion
 
 KEYS = {
@@ -62,6 +63,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         clips, store, level = parallel.in_turn(lambda: load(config["data"]))
         check_shapes(config, store.wave.shape[1])
         groups = list(labelled_groups(clips, config["data"]["group_by"], config["data"]["label"]))
+        check_classes(groups, config["score"]["scorers"])
         rundir.claim(workdir, config, clips, store.gain, level)
         store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
     together = config["train"]["groups"] == "together"
@@ -171,6 +173,14 @@ def check_shapes(config: Mapping[str, Any], samples: int) -> None:
     label = {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}
     state = jax.eval_shape(system.init, jax.random.key(0), {**batch, "label": label})
     jax.eval_shape(system.embed, state, wave)  # and not `update`, which takes seconds to trace and fits where these do
+
+
+def check_classes(groups: list[learn.Group], scorers: tuple) -> None:
+    """Raises UsageError where a scorer asks for a clip's own class and it is not known, before anything is trained."""
+    names = [spec["name"] for spec in scorers if spec["detector"]["name"] == "log_softmax"]
+    for group in groups:
+        if names and (group.labels.own_class[group.rows] < 0).any():
+            raise UsageError(f"scorer {names[0]!r} of {group.name}: {outputs.NO_CLASS}")
 
 
 def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[learn.Group]:

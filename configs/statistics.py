@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.seed = 0  # nothing is drawn
     config.system = dict(
         name="statistics",
-        ranks=(0.95, 0.8, 0.5),  # our choice: between the mean (1) and the maximum (0), half a second to two frames
+        ranks=(0.95, 0.8, 0.5),  # our choice: 1 / (1 - r), that is 20, 5 and 2, of the highest frames weigh most
         quantiles=(0.95,),  # our choice: the level that is exceeded for half a second of ten
     )
     config.data = dict(

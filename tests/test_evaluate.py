@@ -4,7 +4,7 @@ import pytest
 import tiny
 from trees import MINI_ASD, needs_recordings
 
-from asdjax import evaluate, metrics, parallel
+from asdjax import detectors, evaluate, metrics, parallel
 from asdjax.core import Clips, Detector, InputError, System, UsageError
 from asdjax.data import audio, dcase, feed
 
@@ -37,6 +37,34 @@ def test_training_clips_are_never_their_own_neighbours():
     # training: 0 -> 1, 1 -> 0, 5 -> 1; test: 5 is a training value, 7 is two away
     np.testing.assert_array_equal(scores, [1, 1, 4, 0, 2])
     np.testing.assert_array_equal(states[0]["x"], [0, 1, 5])
+
+
+def test_a_detector_that_can_leave_a_clip_out_is_asked_to():
+    """Not the folds: 12 clips at distances 1, 2, 3, ... from the next, of which a fold of three lacks more than one."""
+    place = np.cumsum(np.arange(12.0))
+    some = clips(["train"] * 12 + ["test"], ["source"] * 13)
+    e = {"embedding": np.append(place, 100.0)[:, None, None]}
+    (pair,) = evaluate.fit_and_score_rows(some, np.ones(13, bool), "section")
+    for k in (1, 2):
+        detector = detectors.knn(k=k, metric="euclidean")
+        scores, states = evaluate.scores_of_section(detector, e, [pair], some.is_train, np.zeros(13, bool))
+        apart = np.abs(place[:, None] - place) + np.diag(np.full(12, np.inf))
+        np.testing.assert_allclose(scores[:12], np.sort(apart)[:, :k].mean(1), rtol=1e-6)
+        by_folds, _ = evaluate.scores_of_section(
+            detector._replace(own=None), e, [pair], some.is_train, np.zeros(13, bool)
+        )
+        assert scores[12] == by_folds[12] and len(states) == 1
+        assert (by_folds[:12] >= scores[:12] - 1e-6).all() and (k == 1 or (by_folds[:12] > scores[:12]).any())
+
+
+def test_left_out_clips_of_each_domain_are_scored_by_the_detector_of_their_domain():
+    some = clips(["train"] * 5 + ["test"], ["source"] * 3 + ["target"] * 2 + ["source"])
+    e = {"embedding": np.array([0.0, 1.0, 3.0, 0.5, 3.5, 9.0])[:, None, None]}
+    detector = detectors.knn(metric="euclidean")
+    pairs = evaluate.fit_and_score_rows(some, np.ones(6, bool), "by_test_domain")
+    scores, states = evaluate.scores_of_section(detector, e, pairs, some.is_train, some.domain == "target")
+    np.testing.assert_allclose(scores, [1, 1, 2, 0.5, 0.5, 6], rtol=1e-6)  # sources do not see targets
+    assert len(states) == 1  # no target clip is tested
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5, 7, 11, 100])

@@ -175,6 +175,19 @@ def test_windows_of_a_bank_of_features_are_classified(data, tmp_path):
     assert len(losses) == 4 and np.isfinite(losses).all() and rows
 
 
+def test_scores_of_classes_need_classes_before_anything_is_trained(data, tmp_path):
+    """fan has one section: its classes are attributes, none of which is known of a test clip."""
+    scorer = {"name": "own", "fit": "section", "detector": {"name": "log_softmax"}}
+    changes = {"data.group_by": "machine", "data.label": "section", "score.scorers": (scorer,)}
+    with pytest.raises(UsageError, match=r"fan: .*log_softmax.*data.group_by='all'"):
+        run.run(settings(data, **changes), tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    changes = {"data.label": "machine_section", "train.steps": 2, "score.scorers": (scorer,)}
+    run.run(settings(data, **changes), tmp_path / "r")
+    rows = [r for r in table(tmp_path / "r/scores.csv") if r["scorer"] == "own"]
+    assert len(rows) == 46 and len({r["score"] for r in rows}) > 40
+
+
 def test_where_the_time_went_is_kept(finished):
     timing = json.loads((finished[0] / "timing.json").read_text())
     assert {"load", "score", "report", "total"} <= timing["seconds"].keys()
@@ -337,7 +350,10 @@ def test_every_config_builds(file):
         module.get_config("nonsense")
 
 
-@pytest.mark.parametrize(("file", "variant"), [("mfn", ""), ("morita2021", "mfn"), ("morita2021", "mnv2")])
+@pytest.mark.parametrize(
+    ("file", "variant"),
+    [("mfn", ""), ("morita2021", "mfn"), ("morita2021", "mnv2"), ("baseline", "ae"), ("baseline", "mnv2")],
+)
 def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
     """Nothing here has run on a TPU; that the programs are accepted for one is the least to be shown."""
     config = configuration(ROOT / "configs" / f"{file}.py").get_config(variant).to_dict()
@@ -345,21 +361,34 @@ def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
     samples, rows = 2 * 16000 + 1024, jax.ShapeDtypeStruct((1, 2, 4), np.int32)
     if config["cut"]["at"] == "frames":
         samples = config["frontend"]["hop"] * config["cut"]["width"]
-    store = feed.Store(
-        jax.ShapeDtypeStruct((8, samples), np.int16),
-        jax.ShapeDtypeStruct((8,), np.float32),
-        {"class": jax.ShapeDtypeStruct((8, 6), np.float32)},
-    )
+    label = {"class": jax.ShapeDtypeStruct((8, 6), np.float32)}
+    gain = jax.ShapeDtypeStruct((8,), np.float32)
+    waves = store = feed.Store(jax.ShapeDtypeStruct((8, samples), np.int16), gain, label)
+    if config["data"]["bank"] == "features":
+        frames = jax.eval_shape(train.frontend(config), jax.ShapeDtypeStruct((8, samples), np.float32))
+        store = feed.Frames(frames, train.unit_frames(config, samples), label)
     network = train.Network(Path(), system, {"class": np.zeros((8, 6), np.float32)}, None, None, 0)
     state = train.shapes(network, store)
     states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
     seeds, asked = jax.ShapeDtypeStruct((1,), np.uint32), jax.ShapeDtypeStruct((1,), bool)
     chunk = chunks.make_chunk(system, mesh, lowering="map", resident=True)
     exported = jax.export.export(chunk, platforms=["tpu"])(states, seeds, store, (rows, rows), asked)
-    assert "stablehlo.convolution" in exported.mlir_module()  # the form of TPUs, not that of CPUs
-    embed = evaluate.make_embed(system, mesh, resident=True)
+    if file != "baseline" or variant != "ae":  # which has none
+        assert "stablehlo.convolution" in exported.mlir_module()  # the form of TPUs, not that of CPUs
+    lower_embedding(system, state, waves)
+
+
+def lower_embedding(system, state, waves):
+    embed = evaluate.make_embed(system, parallel.data_mesh(), resident=True)
     rows = jax.ShapeDtypeStruct((4,), np.int32)
-    jax.export.export(embed, platforms=["tpu"])(state, store._replace(label={}), (rows, rows))
+    jax.export.export(embed, platforms=["tpu"])(state, waves._replace(label={}), (rows, rows))
+
+
+def test_statistics_lower_for_tpu():
+    config = configuration(ROOT / "configs" / "statistics.py").get_config().to_dict()
+    system = train.make(config, n_classes=0)
+    wave, gain = jax.ShapeDtypeStruct((8, 16000), np.int16), jax.ShapeDtypeStruct((8,), np.float32)
+    lower_embedding(system, system.init(jax.random.key(0), {}), feed.Store(wave, gain, {}))
 
 
 def test_flatten():
