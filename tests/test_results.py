@@ -492,3 +492,12 @@ def test_tables_of_several_members(year):
         assert last[at + 2].endswith(f" {100 * joint[key]:.2f} ± {100 * width:.2f}")
     one = values(rows, "alone")
     assert last[11].endswith(f" {100 * one[key]:.2f} ± {100 * one['all', '', '', f'{score} bootstrap95']:.2f}")
+
+
+def test_notes_name_a_few_and_count_the_rest():
+    scores = make(scorers=("a", "b", "c", "d"))
+    train = (scores["split"] == "train") & (scores["scorer"] != "rms-only")
+    scores["score"][train] = 1.0  # too few values for a gamma fit
+    _, notes = summarise(scores, 2024)
+    (note,) = (note for note in notes if "gamma fit" in note)
+    assert note.endswith(": a fan, a pump, b fan, b pump, c fan, c pump, and 2 more (thresholds.json has all)")

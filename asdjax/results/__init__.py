@@ -145,6 +145,9 @@ def select(
     return chosen | {"scorer": np.full(len(score), name), "score": score}
 
 
+NAMED = 6  # scorers and machines that a note names
+
+
 def _unusual(limits: Thresholds) -> list[str]:
     """A note for everything unusual about thresholds: of which scorers and machines, and of how many of the members."""
     several = Counter((scorer, machine) for scorer, _, machine in limits)
@@ -155,7 +158,9 @@ def _unusual(limits: Thresholds) -> list[str]:
     notes = []
     for note, counts in found.items():
         share = (f" ({n} of {several[key]} members)" if several[key] > 1 else "" for key, n in counts.items())
-        notes.append(f"{note}: " + ", ".join(map("{0[0]} {0[1]}{1}".format, counts, share)))
+        names = list(map("{0[0]} {0[1]}{1}".format, counts, share))
+        rest = [f"and {len(names) - NAMED} more (thresholds.json has all)"] if len(names) > NAMED else []
+        notes.append(f"{note}: " + ", ".join(names[:NAMED] + rest))
     return notes
 
 
