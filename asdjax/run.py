@@ -13,7 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax import evaluate, learn, outcome, parallel, results, rundir, scoretable, tables, timing, train, training_free
+from asdjax import (
+    comparison,
+    evaluate,
+    learn,
+    outcome,
+    parallel,
+    results,
+    rundir,
+    scoretable,
+    tables,
+    timing,
+    train,
+    training_free,
+)
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import audio, dcase, feed, synth
 from asdjax.data import labels as classes
@@ -112,7 +125,7 @@ def say(rows: list[results.Result], config: Mapping[str, Any]) -> None:
     year, detail = config["data"]["year"], [rule["name"] for rule in config["score"]["fusions"]]
     tables.print_tables(rows, year, detail=detail)
     if config["data"]["root"]:  # the embedded machines only share their names with those of the challenge
-        tables.print_published(
+        comparison.print_published(
             [row for row in rows if not detail or row.scorer in detail], year, config["data"]["test_on"]
         )
 

@@ -5,7 +5,8 @@
 A chunk is 50 steps of 256 vectors (5 frames of 128 bins), drawn as training draws them: row numbers from the host,
 frames from a resident bank of random features. The peers hold the vectors themselves, in float32: `torch` is a
 shuffling DataLoader over a TensorDataset and Adam as it comes, `torch, tuned` a permutation an epoch, the tensor's own
-indexing and fused Adam. Before anything is timed, the same weights and batch must give the same loss.
+indexing and fused Adam. Before anything is timed, the same weights and batch must give the same loss. `load before` is
+the machine's load average then: where others take a core, one thread may beat two.
 
 Times are medians of calls in turn, in milliseconds per chunk; `ratio` is ours over the peer's. Several networks (of a
 data set's machines, each with its own clips) are one chunk by lowering 'map' or 'vmap', against as many calls of the
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,47 +149,47 @@ def check_losses(system: System, store: feed.Frames, net: torch.nn.Module, batch
     return apart
 
 
-def peer_chunk(net: torch.nn.Module, batches, lr: float, fused: bool) -> Callable[[], None]:
+def peer_chunk(net: torch.nn.Module, batches: Iterator, lr: float, fused: bool, threads: int) -> Callable[[], None]:
     """Steps of PyTorch, as many as a chunk has, each on the next batch."""
     step = peer.make_step(net.to(device()), lr, fused)
 
     def call():
+        torch.set_num_threads(threads)
         for _ in range(STEPS):
             step(next(batches).to(device()))
 
     return synchronised(call)
 
 
-def training_rows(config: Mapping[str, Any], system: System, store: feed.Frames, repeats: int) -> list[dict[str, Any]]:
-    """Our chunk against both forms of PyTorch's loop."""
-    nets = [peer.network(config["backbone"]["widths"], WIDTH * BINS) for _ in range(2)]
-    apart, lr, x = check_losses(system, store, nets[0]), config["optim"]["lr"], vectors(store)
-    ours = make_chunk(system, store)
-    cases = {
-        "ours": ours.call,
-        "torch": peer_chunk(nets[0], peer.loaded(x, BATCH), lr, False),
-        "torch, tuned": peer_chunk(nets[1], peer.indexed(x.to(device()), BATCH), lr, True),
+def training_rows(config: Mapping[str, Any], one: Chunk, x: torch.Tensor, repeats: int) -> list[dict[str, Any]]:
+    """Our chunk against the forms of PyTorch's loop on vectors (n, w * F)."""
+    cores, lr, held = len(os.sched_getaffinity(0)), config["optim"]["lr"], x.to(device())
+
+    def form(batches: Iterator, fused: bool, threads: int):
+        return peer_chunk(peer.network(config["backbone"]["widths"], x.shape[1]), batches, lr, fused, threads)
+
+    peers = {
+        "torch": form(peer.loaded(x, BATCH), False, cores),
+        "torch, tuned": form(peer.indexed(held, BATCH), True, cores),
+        "torch, tuned, one thread": form(peer.indexed(held, BATCH), True, 1),
     }
-    times = common.interleaved(cases, repeats=repeats, warmup=2)
-    rows = []
-    for name in ("torch", "torch, tuned"):
-        row = row_of("training", name, times, vectors=STEPS * BATCH)
-        rows.append(row | {"bar": BAR, "losses apart": apart} | cost(ours))
-    return rows
+    times = common.interleaved({"ours": one.call, **peers}, repeats=repeats)
+    return [row_of("training", name, times, STEPS * BATCH) | {"bar": BAR} | cost(one) for name in peers]
 
 
-def together_rows(system: System, store: feed.Frames, networks: int, repeats: int) -> list[dict[str, Any]]:
+def together_rows(system: System, store: feed.Frames, one: Chunk, networks: int, repeats: int) -> list[dict[str, Any]]:
     """Chunks of several networks at once, against the chunk of one called for each of them."""
-    one = make_chunk(system, store)
     cases = {how: make_chunk(system, store, networks=networks, lowering=how) for how in ("map", "vmap")}
     calls = {how: case.call for how, case in cases.items()}
     calls["one by one"] = lambda: [one.call() for _ in range(networks)]
-    times = common.interleaved(calls, repeats=repeats, warmup=2)
-    rows = [
-        row_of(f"{networks} networks by {how}", "one by one", {"ours": times[how], **times}, networks * STEPS * BATCH)
-        for how in cases
-    ]
-    return [row | cost(case) for row, case in zip(rows, cases.values(), strict=True)]
+    times = common.interleaved(calls, repeats=repeats)
+    rows = []
+    for how, case in cases.items():
+        row = row_of(
+            f"{networks} networks by {how}", "one by one", {**times, "ours": times[how]}, networks * STEPS * BATCH
+        )
+        rows.append(row | cost(case))
+    return rows
 
 
 def row_of(what: str, other: str, times: Mapping[str, list[float]], vectors: int) -> dict[str, Any]:
@@ -207,14 +208,17 @@ def main() -> None:
     parallel.tune_malloc()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX multiplies there
-    clips, repeats = (100, 9) if args.short else (1000, 31)
+    clips, repeats, several = (100, 5, (4,)) if args.short else (1000, 31, (4, 7))
     config, store = baseline.get_config("ae"), bank(clips)
     system = train.make({**config, "train": {**config["train"], "steps": STEPS}}, 0)
-    rows = training_rows(config, system, store, repeats)
-    for networks in (4,) if args.short else (4, 7):
-        rows += together_rows(system, store, networks, repeats // 2)
-    sizes = {"clips": clips, "vectors": clips * store.units, "batch": BATCH, "steps": STEPS}
-    common.report("autoencoder", rows, {**sizes, "repeats": repeats, "torch on": str(device())}, out=args.out)
+    apart = check_losses(system, store, peer.network(config["backbone"]["widths"], WIDTH * BINS))
+    one, load = make_chunk(system, store), os.getloadavg()[0]
+    rows = training_rows(config, one, vectors(store), repeats)
+    for networks in several:
+        rows += together_rows(system, store, one, networks, 1 + repeats // 2)
+    sizes = {"clips": clips, "vectors": clips * store.units, "batch": BATCH, "steps": STEPS, "repeats": repeats}
+    found = {"losses apart": apart, "load before": load, "torch on": str(device())}
+    common.report("autoencoder", rows, sizes | found, out=args.out)
 
 
 if __name__ == "__main__":

@@ -34,15 +34,16 @@ LAYERS = {
     "asdjax.evaluate": 4,
     "asdjax.scoretable": 2,
     "asdjax.results": 4,
-    "asdjax.results.__main__": 7,
+    "asdjax.results.__main__": 8,
     "asdjax.progress": 1,
     "asdjax.rundir": 4,
     "asdjax.tables": 5,
+    "asdjax.comparison": 6,
     "asdjax.outcome": 5,
     "asdjax.training_free": 5,
     "asdjax.learn": 5,
-    "asdjax.run": 6,
-    "asdjax.main": 7,
+    "asdjax.run": 7,
+    "asdjax.main": 8,
 }
 # A package may import within itself; the pooling of units is shared by detectors and models.
 SIDEWAYS = {"asdjax.detectors": {"asdjax.pooling"}}

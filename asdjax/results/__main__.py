@@ -12,7 +12,7 @@ from typing import TextIO
 
 import numpy as np
 
-from asdjax import outcome, results, rundir, scoretable, tables
+from asdjax import comparison, outcome, results, rundir, scoretable, tables
 from asdjax.core import InputError, UsageError
 from asdjax.data import truth
 from asdjax.data.names import YEARS, year_of
@@ -108,7 +108,7 @@ def fuse(args: argparse.Namespace) -> int:
 
 def published(args: argparse.Namespace) -> int:
     """Prints what reports and organisers have published."""
-    tables.print_published_tables(_official_year(args.year), args.part)
+    comparison.print_published_tables(_official_year(args.year), args.part)
     return 0
 
 
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--out", required=True, help="a new folder")
     own.add_argument("--scorers", nargs="*", default=(), help="default: all; RUN/SCORER where runs share a name")
     own.add_argument("--how", default="mean", choices=sorted(fusion.RULES), help="over scorers; default: %(default)s")
-    own.add_argument("--name", default="fusion", help="of the new scorer; default: %(default)s")
+    own.add_argument("--name", default="fused", help="of the new scorer; default: %(default)s")
     own.set_defaults(act=fuse)
     own = commands.add_parser("published", help="published numbers of a year", description=published.__doc__)
     own.add_argument("--year", required=True, help="2020 to 2026")

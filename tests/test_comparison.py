@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from asdjax import metrics, tables
+from asdjax import comparison, metrics
 from asdjax.core import UsageError
 from asdjax.results import Result, published
 
@@ -40,7 +40,7 @@ def value(rows, scorer, *key) -> str:
 
 
 def beside(rows, year, part):
-    return lines(lambda console: tables.print_published(rows, year, part, console=console))
+    return lines(lambda console: comparison.print_published(rows, year, part, console=console))
 
 
 def test_a_whole_year_is_printed_beside_the_published_means():
@@ -90,7 +90,7 @@ def test_nothing_is_printed_where_nothing_can_be_compared():
 
 
 def listed(year, part=None):
-    return lines(lambda console: tables.print_published_tables(year, part, console=console))
+    return lines(lambda console: comparison.print_published_tables(year, part, console=console))
 
 
 def test_every_printed_number_is_listed_with_its_note():
@@ -132,6 +132,6 @@ def test_sections_and_both_means_have_rows_of_their_own():
 
 def test_what_is_not_published_is_said_with_what_is():
     with pytest.raises(UsageError, match=r"found 2025 dev; there is: 2020 dev, 2020 eval, .*2025 eval"):
-        tables.print_published_tables(2025, "dev")
+        comparison.print_published_tables(2025, "dev")
     with pytest.raises(UsageError, match="found 1999; there is"):
-        tables.print_published_tables(1999)
+        comparison.print_published_tables(1999)

@@ -1,0 +1,150 @@
+"""Published numbers as tables on the terminal, alone and beside those of a run."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from asdjax.core import UsageError
+from asdjax.results import Result, published
+from asdjax.tables import console_of, new_table
+
+_WIDTH = 140  # columns: the nine machines of 2024 need as many
+_LEGEND = {
+    "*": "* computed here from printed numbers",
+    "(": "( ) not the official metric, not to be compared",
+}
+
+
+def print_published(rows: Iterable[Result], year: int | str, part: str, *, console: Any = None) -> None:
+    """Prints a run's numbers beside the published ones of the same test clips: means, then machine by machine.
+
+    The means only where the run is of exactly that year's machines and sections, else only the machines that it has
+    whole; nothing where nothing is published. All scorers are shown, and all systems. The names do not tell whether the
+    recordings are the challenge's: call it for those only.
+
+    Args:
+        rows: those of results.csv.
+        year, part: of the test clips; part is 'dev' or 'eval'.
+        console: a rich Console; the terminal by default.
+    """
+    rows, theirs = list(rows), published.systems(year, part)
+    machines = {name: published.sections(year, part)[name] for name in published.complete(rows, year, part)}
+    if not machines or not theirs:
+        return
+    console, own = console or console_of(_WIDTH), published.own_systems(rows, year, machines)
+    title, score = f"published, DCASE {year} {part}", published.score_name(year)
+    per_machine = {name: (name, "", score) for name in machines}
+    cells = []
+    if published.comparable(rows, year, part):
+        columns = published.columns(year, theirs)
+        cells += _side_by_side(console, f"{title}: means over machines, in %", own, theirs, columns, year)
+        per_machine["all"] = ("all", "", score)
+    theirs = [system for system in theirs if any((name, "", "", score) in system.values for name in machines)]
+    cells += _side_by_side(console, f"{title}: {score} of each machine, in %", own, theirs, per_machine, year)
+    if cells:
+        legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
+        more = f"every printed number, and notes: python -m asdjax.results published --year {year} --part {part}"
+        console.print("\n".join([*legend, more]), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_published_tables(year: int | str, part: str | None = None, *, console: Any = None) -> None:
+    """Prints what is published of a year: the means of all systems, then every printed number, then the notes.
+
+    Args:
+        year: 2020 to 2025.
+        part: 'dev' or 'eval'; both by default.
+        console: a rich Console; the terminal by default.
+
+    Raises:
+        UsageError: nothing is published of that; the message lists what there is.
+    """
+    parts = [each for each in ("dev", "eval") if part in (None, each) and published.of(year, each)]
+    if not parts:
+        there = ", ".join(dict.fromkeys(f"{row.year} {row.part}" for row in published.read()))
+        raise UsageError(f"published tables: found {year} {part or ''}".rstrip() + f"; there is: {there}")
+    console = console or console_of(_WIDTH)
+    for each in parts:
+        _print_part(console, year, each)
+
+
+def _side_by_side(
+    console: Any,
+    title: str,
+    own: Sequence[published.System],
+    theirs: Sequence[published.System],
+    columns: Mapping[str, tuple[str, str, str]],
+    year: int | str,
+) -> list[str]:
+    """Prints a run's systems above the published ones and returns the latter's cells; nothing without any."""
+    from rich.markup import escape
+
+    def filled(systems):
+        lines = [
+            (system.name, [published.shown(system, *column, year) for column in columns.values()]) for system in systems
+        ]
+        return [(name, cells) for name, cells in lines if set(cells) != {"-"}]
+
+    if not filled(theirs):
+        return []
+    table = _plain_table(title, ["system"], columns)
+    for name, cells in filled(own):
+        table.add_row(escape(f"this run: {name}"), *cells)
+    table.add_section()
+    for name, cells in filled(theirs):
+        table.add_row(escape(name), *cells)
+    console.print(table)
+    return [cell for _, cells in filled(theirs) for cell in cells]
+
+
+def _plain_table(title: str, names: Sequence[str], columns: Iterable[str]) -> Any:
+    """A table with these columns, names of machines on two lines where they are of two words."""
+    table = new_table(title, tuple(names), [])
+    for name in columns:
+        table.add_column(re.sub("(?<=[a-z])(?=[A-Z][a-z])", "\n", name), justify="right", overflow="fold")
+    return table
+
+
+def _print_part(console: Any, year: int | str, part: str) -> None:
+    """Prints everything that is published of one part of a year."""
+    title, systems = f"DCASE {year} {part}", published.systems(year, part)
+    columns = published.columns(year, systems)
+    cells = _side_by_side(console, f"{title}: means over machines, in %", [], systems, columns, year)
+    texts = dict.fromkeys(text for system in systems for notes in system.notes.values() for text in notes)
+    letters = dict(zip(texts, string.ascii_letters, strict=False))
+    keys = [key for system in systems for key in system.printed if key[0] != "all"]
+    for metric, domain in dict.fromkeys((metric, domain.replace("all", "")) for _, _, domain, metric in keys):
+        name = f"{title}: {metric} {domain}".rstrip() + ", in %"
+        console.print(_listing(name, systems, published.sections(year, part), (metric, domain), letters))
+    legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
+    legend += [f"{letter} {text}" for text, letter in letters.items()]
+    console.print("\n".join(legend) + "\n", markup=False, highlight=False)
+
+
+def _listing(
+    title: str,
+    systems: Sequence[published.System],
+    machines: Iterable[str],
+    column: tuple[str, str],
+    letters: Mapping[str, str],
+) -> Any:
+    """The table of every printed number of one (metric, domain), with the letters of its notes."""
+    from rich.markup import escape
+
+    def marks(notes):
+        return f" {''.join(letter for text, letter in letters.items() if text in notes)}".rstrip()
+
+    found = [{key[:2]: key for key in s.printed if (key[3], key[2].replace("all", "")) == column} for s in systems]
+    known = {machine for where in found for machine, _ in where}
+    shown = [machine for machine in (*machines, "all") if machine in known]
+    several = len({section for where in found for _, section in where}) > 1
+    table = _plain_table(title, ["system", "section"] if several else ["system"], shown)
+    for system, where in zip(systems, found, strict=True):
+        for section in sorted({section for _, section in where}, key=lambda name: (not name.isdigit(), name)):
+            keys = [where.get((machine, section)) for machine in shown]
+            common = set.intersection(*(set(system.notes[key]) for key in keys if key))
+            cells = [system.printed[key] + marks(set(system.notes[key]) - common) if key else "-" for key in keys]
+            table.add_row(escape(system.name) + marks(common), *[section] * several, *cells)
+    return table
