@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -191,7 +193,7 @@ def score_group(
                 "%s section %s has no training clips: scored against those of its other sections", machine, section
             )
     for spec in scorers:
-        detector = build(detectors, spec["detector"])
+        detector = detector_of(json.dumps(spec["detector"], sort_keys=True))
         total = np.full(len(clips), np.nan)
         for machine, section, rows in by_section(clips):
             pairs = fit_and_score_rows(clips, rows, spec["fit"])
@@ -212,6 +214,12 @@ def score_group(
         (train, _), *_ = fit_and_score_rows(clips, rows, "section")
         total[rows] = np.abs(level[rows] - level[train].mean())
     yield "rms-only", total
+
+
+@functools.lru_cache(maxsize=256)
+def detector_of(spec: str) -> Detector:
+    """The detector of a spec in JSON; made once, so that its programs serve all groups and members."""
+    return build(detectors, json.loads(spec))
 
 
 def save_states(folder: Path, name: str, states: list[dict]) -> None:

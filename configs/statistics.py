@@ -10,12 +10,16 @@ The spectrogram of each clip is pooled over time in seven ways, and each of thes
 of its section in four ways. Which of the 28 suits a machine cannot be known without recordings of its faults; the
 default therefore reports 'fusion': all scores in standard deviations of the training clips' own, and their mean.
 
+Ours, official score of 2023 in percent with its 95 % bootstrap interval: embedded data set 77.3 +- 4.5; 369 recordings
+of sliders and valves of DCASE 2020 and 2023, with data.level=rms, 75.6 +- 6.3. By variant, on these two: mean 67.3 and
+55.9, moments 70.7 and 59.3, max 68.3 and 78.6. Loudness alone: 50.1 and 50.0.
+
 Variants: a DCASE year, 2020 to 2026, or plain; or a single choice, with the nearest neighbour, in the layout of 2023:
 
     mean      the mean over time
     moments   mean, standard deviation and 95 % quantile side by side
-    max       the maximum over time. On the recordings that we measured it was the best by far, but this was seen with
-              their labels in sight: it is a hint for short, rare sounds and no result.
+    max       the maximum over time. On the recordings it is far better than the mean, but that is known from their
+              labels alone, and not so on the embedded data: a hint for short, rare sounds, and no result.
 """
 
 from ml_collections import ConfigDict

@@ -122,3 +122,32 @@ def test_the_three_frontends_of_the_benchmark_are_one(name, monkeypatch):
     ours, torch, librosa = (10 ** (x.astype(np.float64) / 20) for x in (ours, torch, librosa))
     for x in (ours, torch):
         np.testing.assert_allclose(x, librosa, rtol=1e-5, atol=1e-6 * librosa.max())
+
+
+@pytest.mark.parametrize("networks, lowering", [(1, "map"), (2, "vmap")])
+def test_the_chunk_of_the_benchmark_is_the_training_of_its_peer(networks, lowering):
+    """All its losses, on the same batches; other weights are not the same training."""
+    pytest.importorskip("torch")
+    from benchmarks import autoencoder as benchmark
+
+    net = dict(name="Autoencoder", widths=(8, 4, 8))
+    config = {**benchmark.baseline.get_config("ae"), "backbone": net}
+    system, store = benchmark.train.make(config, 0), benchmark.bank(clips=4, frames=12, bins=6)
+    x = benchmark.vectors(store)
+    assert x.shape == (4 * 8, 5 * 6)
+    np.testing.assert_array_equal(x[8 + 3], store.frames[1, 3:8].ravel())
+    case = benchmark.make_chunk(system, store, networks=networks, lowering=lowering, batch=8, steps=3)
+    assert set(case.rows.ravel() // 8) == set(range(4 // networks))  # of its own clips, all of them
+    peer = benchmark.peer.network(net["widths"], 30)
+    assert max(benchmark.check_losses(case, peer, x, lr=1e-3)) < 1e-5
+    assert case.temp > 0 and 0 < case.argument < 100_000
+    with pytest.raises(SystemExit, match="not the same training"):
+        benchmark.check_losses(case, peer, x, lr=1e-3)  # the chunk has gone on
+
+
+def test_vectors_per_second_are_those_of_each_ones_median():
+    pytest.importorskip("torch")
+    from benchmarks import autoencoder as benchmark
+
+    row = benchmark.row_of("training", "torch", {"ours": [1.0, 2.0, 9.0], "torch": [2.0, 4.0, 3.0]}, vectors=600)
+    assert (row["vectors/s"], row["peer's vectors/s"], row["ours ms"], row["ratio"]) == (300.0, 200.0, 2000.0, 0.5)

@@ -1,6 +1,8 @@
 """The networks in PyTorch that the benchmarks compare with are ours: parameters, outputs, losses, steps and FLOPs."""
 
 import importlib
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from test_autoencoder import WIDTHS, filled, rule
 
 from asdjax import frontends, heads, models
 from asdjax.models import layers
@@ -15,6 +18,7 @@ from benchmarks import flops
 
 torch = pytest.importorskip("torch")
 training = importlib.import_module("benchmarks.peers.training")
+autoencoder = importlib.import_module("benchmarks.peers.autoencoder")
 
 FRAMES, BINS, D, C = 16, 32, 8, 5
 SPECS = {
@@ -179,3 +183,46 @@ def test_mixup_blends_by_one_weight_and_crop_takes_a_window():
     unit = training.crop(x, 4)
     assert unit.shape == (2, 4, 2)
     np.testing.assert_array_equal(unit.diff(dim=1), 2)
+
+
+# --- the autoencoder of the official baselines -----------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "golden" / "autoencoder.json"
+
+
+def test_the_autoencoder_trains_as_the_official_one():
+    """Outputs, gradients, running statistics and six steps of Adam, in float64, from the rule's weights."""
+    golden = json.loads(GOLDEN.read_text())
+    params, stats = filled()
+    peer, x = autoencoder_filled(params, stats), torch.from_numpy(rule(100, (12, 640), 20.0, -30.0))
+    assert sum(p.numel() for p in peer.parameters()) == golden["parameters"]
+    with torch.no_grad():
+        np.testing.assert_allclose(peer.eval()(x)[:, ::64], golden["eval"], rtol=1e-9)
+    step, losses = autoencoder.make_step(peer.train(), lr=1e-3), []
+    for i in range(len(golden["adam_losses"])):
+        losses.append(float(step(x)))
+        if i == 0:
+            np.testing.assert_allclose(peer[-1].bias.grad[::64], golden["grad_last_bias"], rtol=1e-9)
+            np.testing.assert_allclose(peer[1].running_mean[::16], golden["running_mean"], rtol=1e-9)
+            np.testing.assert_allclose(peer[1].running_var[::16], golden["running_var"], rtol=1e-9)
+    np.testing.assert_allclose(losses, golden["adam_losses"], rtol=1e-9)
+    fused = autoencoder.make_step(autoencoder_filled(params, stats), lr=1e-3, fused=True)
+    np.testing.assert_allclose([float(fused(x)) for _ in losses], golden["adam_losses"], rtol=1e-9)
+
+
+def autoencoder_filled(params, stats):
+    peer = autoencoder.network(WIDTHS, 640).double()
+    autoencoder.fill(peer, {layer: {**own, **stats.get(layer, {})} for layer, own in params.items()})
+    return peer
+
+
+@pytest.mark.parametrize("form", ["loaded", "indexed"])
+def test_batches_of_vectors_are_each_of_an_epoch_once(form):
+    vectors = torch.arange(24.0).reshape(12, 2)
+    batches = getattr(autoencoder, form)(vectors, 4)
+    torch.manual_seed(0)
+    epochs = [torch.cat([next(batches) for _ in range(3)]) for _ in range(2)]
+    for epoch in epochs:
+        assert torch.equal(epoch[epoch[:, 0].argsort()], vectors)
+        assert not torch.equal(epoch, vectors)
+    assert not torch.equal(*epochs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
 
 import numpy as np
@@ -49,6 +51,21 @@ def lof_host(
     return Detector(fit, score)
 
 
+@functools.cache
+def _blas():
+    from threadpoolctl import ThreadpoolController  # of scikit-learn
+
+    return ThreadpoolController()
+
+
+def few_threads(dimensions: int):
+    """A context with one thread for products and decompositions of small matrices.
+
+    On busy cores the threads of a small decomposition wait for each other ten times as long as they work.
+    """
+    return _blas().limit(limits=1, user_api="blas") if dimensions <= 512 else contextlib.nullcontext()
+
+
 def fit_mixture(x, *, n_components: int, covariance_type: str, reg_covar: float, seed: int) -> dict[str, np.ndarray]:
     """Fits scikit-learn's GaussianMixture to vectors (R, D), for detectors.gmm.
 
@@ -71,7 +88,7 @@ def fit_mixture(x, *, n_components: int, covariance_type: str, reg_covar: float,
         random_state=seed,
     )
     try:
-        with warnings.catch_warnings():
+        with few_threads(x.shape[1]), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # of clips that coincide, or of a slow last digit
             model.fit(x)
     except ValueError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from asdjax.core import Detector, InputError, UsageError
 from asdjax.detectors.device import by_clip, check, float64_blocks, merged, output, references, sums
-from asdjax.detectors.host import fit_mixture
+from asdjax.detectors.host import few_threads, fit_mixture
 
 COVARIANCES = ("global_ddof1", "global_ddof0", "within_domain", "ledoit_wolf")
 
@@ -55,9 +55,11 @@ def mahalanobis(
             fourth = sum((((block - m.mean) ** 2).sum(1) ** 2).sum() for _, block in float64_blocks(x)) / n
             weight = _ledoit_wolf(n, dimensions, trace, (m.scatter**2).sum() / n**2, fourth)
             a, b = (1 - weight) * a, b + weight * trace / dimensions
+        with few_threads(dimensions):
+            whitener = _whitener(*_principal(x, m), a, b)
         return dict(
             mean=jnp.asarray(m.means if by_domain else m.mean[None], x.dtype),
-            whitener=jnp.asarray(_whitener(*_principal(x, m), a, b), x.dtype),
+            whitener=jnp.asarray(whitener, x.dtype),
             is_target=np.asarray(is_target, np.float32),
         )
 
@@ -66,7 +68,8 @@ def mahalanobis(
 
     def own(state, e):
         x = references(e, key, units, least=3)
-        return _left_out(np.asarray(x, np.float64), state["is_target"] > 0, covariance, ridge, by_domain)
+        with few_threads(x.shape[1]):
+            return _left_out(np.asarray(x, np.float64), state["is_target"] > 0, covariance, ridge, by_domain)
 
     return Detector(fit, score, None if units == "each" else own)
 
