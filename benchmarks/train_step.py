@@ -33,7 +33,7 @@ from jax.sharding import AxisType
 from asdjax import chunks, frontends, heads, models, optim, parallel, train
 from asdjax.core import Parts, System, build
 from asdjax.data import feed
-from asdjax.models import layers
+from asdjax.models import convolutions
 from asdjax.systems import classify
 from benchmarks.flops import forward_flops
 from benchmarks.peers import training
@@ -217,8 +217,8 @@ def depthwise_rows(repeats: int, batch: int) -> list[dict[str, Any]]:
             loss = jax.value_and_grad(lambda x, kernel: jnp.sum(form(x, kernel, stride) ** 2), argnums=(0, 1))
             return Ours(loss, x, kernel, donate=False)
 
-        forms = {"shifts": layers.depthwise_shifted, "convolution": layers.conv_grouped}
-        ours = forms.pop("shifts" if on_cpu() else "convolution")  # what layers.depthwise takes here
+        forms = {"shifts": convolutions.depthwise_shifted, "convolution": convolutions.conv_grouped}
+        ours = forms.pop("shifts" if on_cpu() else "convolution")  # what convolutions.depthwise takes here
         ((other, form),) = forms.items()
         what = "depthwise, value and gradients"
         cases = {"ours": case(ours), other: case(form)}

@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from asdjax import core, models
-from asdjax.models import keras_mobilenetv2, layers
+from asdjax.models import convolutions, keras_mobilenetv2
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "keras_mobilenetv2.json").read_text())
 NET = models.KerasMobileNetV2()
@@ -149,8 +149,10 @@ def test_float32_keeps_five_digits():
 
 def test_symmetric_padding_is_another_network(monkeypatch):
     """What the comparison is worth: the other padding moves features by as much as they are large."""
-    border = layers.border
-    monkeypatch.setattr(layers, "border", lambda x, kernel, stride, padding: border(x, kernel, stride, "symmetric"))
+    border = convolutions.border
+    monkeypatch.setattr(
+        convolutions, "border", lambda x, kernel, stride, padding: border(x, kernel, stride, "symmetric")
+    )
     weights, x = jax.tree.map(jnp.float32, (variables()[0], units()[:1]))
     pooled = quick_jit(lambda v, x: NET.apply(v, x, False))(weights, x)
     row = np.array(GOLDEN["eval"]["pooled_row0"])

@@ -91,12 +91,12 @@ def test_eight_devices_with_a_member_each_or_clips_from_the_host(unbroken, tmp_p
     code = f"""
 import jax, train_worker
 from asdjax import frontends, parallel
-from asdjax.models import layers
+from asdjax.models import convolutions
 mesh = parallel.data_mesh()
 split = parallel.sharded(mesh)
 for function, shape in (
     (frontends.log_mel(sample_rate=4000, win=128, hop=64, n_mels=16), (16, 4000)),
-    (lambda x: jax.grad(lambda w: layers.depthwise(x, w).sum())(jax.numpy.ones((3, 3, 1, 4))), (16, 8, 6, 4)),
+    (lambda x: jax.grad(lambda w: convolutions.depthwise(x, w).sum())(jax.numpy.ones((3, 3, 1, 4))), (16, 8, 6, 4)),
 ):
     with jax.set_mesh(mesh):
         program = jax.jit(function).lower(jax.ShapeDtypeStruct(shape, "float32", sharding=split)).compile()

@@ -11,7 +11,8 @@ import functools
 import jax
 from flax import linen as nn
 
-from asdjax.models.layers import BatchNorm, Depthwise, Pointwise, conv, relu6
+from asdjax.models.convolutions import conv
+from asdjax.models.layers import BatchNorm, Depthwise, Pointwise, relu6
 from asdjax.models.mobilenetv2 import ORIGINAL
 
 KERNEL_INIT = nn.initializers.glorot_uniform()  # Keras' default
