@@ -97,7 +97,7 @@ def get_config(variant: str = "ae") -> ConfigDict:
         chunk=50 if autoencoder else 0,  # steps per compiled call: those of the autoencoder take milliseconds
         checkpoint_every=10_000 if autoencoder else 100,  # steps: about a minute
         members=1,  # networks that differ by their seed
-        groups="one_by_one",  # or 'together': no faster on CPU
+        groups="one_by_one",  # or 'together': on CPU 0 to 4 % faster, with all machines in step
     )
     config.score = dict(
         units=16 if autoencoder else 256,  # clips, windows through the network at once
