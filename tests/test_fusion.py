@@ -166,10 +166,13 @@ def test_runs_are_fused_by_their_ensembles():
 def test_runs_over_other_clips_are_refused():
     first, second = random(), random(machines=("fan", "valve"))
     with pytest.raises(InputError) as error:
-        fusion.fuse_runs({"a/scores.csv": first, "b/scores.csv": second})
+        fusion.fuse_runs({"a": first, "b": second})
+    clip = ("pump", "00", "source", "test", "pump/test/00_0.wav")
+    columns = zip(*(first[name].tolist() for name in ("machine", "section", "domain", "split", "file")), strict=True)
+    line = next(i for i, row in enumerate(columns, 2) if row == clip)
     assert str(error.value) == (
-        "b/scores.csv: has no score of test clip pump/test/00_0.wav (pump, 00, source), which a/scores.csv has; "
-        "expected runs over the same data set"
+        "scores.csv of run 'b': no row for test clip pump/test/00_0.wav (pump, 00, source), which that of 'a' has in "
+        f"line {line}; expected runs over the same data set"
     )
     with pytest.raises(InputError, match="b: 'near' has members 0, 1 and no ensemble"):
         fusion.fuse_runs({"a": first, "b": random(members=2)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def fuse_runs(
     has it.
 
     Args:
-        runs: {name or file of a run: the columns of its scores.csv}.
+        runs: {name of a run: the columns of its scores.csv}.
         name: of the new scorer.
         scorers: which to fuse, as they are called here; (): all but the loudness.
         how: as in `fuse`.
@@ -90,10 +90,10 @@ def fuse_runs(
     for run, found in others:
         if odd := min(clips ^ found, default=None):
             has, lacks = (first, run) if odd in clips else (run, first)
-            where = ", ".join(filter(None, odd[:3]))
+            line = 2 + list(_clips(runs[has])).index(odd)  # of the file, whose first line is the header
             raise InputError(
-                f"{lacks}: has no score of test clip {odd[-1]} ({where}), which {has} has; expected runs "
-                "over the same data set"
+                f"scores.csv of run {lacks!r}: no row for test clip {odd[-1]} ({', '.join(filter(None, odd[:3]))}), "
+                f"which that of {has!r} has in line {line}; expected runs over the same data set"
             )
     runs_of = Counter(scorer for table in tables.values() for scorer in set(table["scorer"].tolist()))
     parts = []
@@ -156,6 +156,9 @@ def _one_member(run: str, scores: Mapping[str, np.ndarray]) -> Scores:
     return {name: scores[name][take] for name in COLUMNS} | {"member": np.full(take.sum(), "0")}
 
 
+def _clips(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, ...]]:
+    return zip(*(scores[name].tolist() for name in CLIP), strict=True)
+
+
 def _test_clips(scores: Mapping[str, np.ndarray]) -> set[tuple[str, ...]]:
-    test = scores["split"] == "test"
-    return set(zip(*(scores[name][test].tolist() for name in CLIP), strict=True))
+    return {clip for clip in _clips(scores) if clip[3] == "test"}
