@@ -11,6 +11,7 @@ from asdjax.core import UsageError
 from asdjax.results import Result, published
 from asdjax.tables import console_of, new_table
 
+CLIPS_OF_SECTION = dict.fromkeys(("2022", "2023", "2024", "2025"), 200)  # test clips, in every section
 _WIDTH = 140  # columns: the nine machines of 2024 need as many
 _LEGEND = {
     "*": "* computed here from printed numbers",
@@ -18,16 +19,19 @@ _LEGEND = {
 }
 
 
-def print_published(rows: Iterable[Result], year: int | str, part: str, *, console: Any = None) -> None:
+def print_published(
+    rows: Iterable[Result], year: int | str, part: str, clips: Mapping[str, int], *, console: Any = None
+) -> None:
     """Prints a run's numbers beside the published ones of the same test clips: means, then machine by machine.
 
     The means only where the run is of exactly that year's machines and sections, else only the machines that it has
-    whole; nothing where nothing is published. All scorers are shown, and all systems. The names do not tell whether the
-    recordings are the challenge's: call it for those only.
+    whole; nothing where nothing is published. All of the given scorers are shown, and all systems. Names alone do not
+    tell whether the recordings are the challenge's: a line says where their number does not fit.
 
     Args:
         rows: those of results.csv.
         year, part: of the test clips; part is 'dev' or 'eval'.
+        clips: the number of test clips of each machine.
         console: a rich Console; the terminal by default.
     """
     rows, theirs = list(rows), published.systems(year, part)
@@ -46,6 +50,10 @@ def print_published(rows: Iterable[Result], year: int | str, part: str, *, conso
     cells += _side_by_side(console, f"{title}: {score} of each machine, in %", own, theirs, per_machine, year)
     if cells:
         legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
+        if str(year) in CLIPS_OF_SECTION:
+            wanted = {name: CLIPS_OF_SECTION[str(year)] * len(sections) for name, sections in machines.items()}
+            odd = [f"{name} ({clips[name]} of {n})" for name, n in wanted.items() if clips[name] != n]
+            legend += ["not the challenge's test clips, not to be compared: " + ", ".join(odd)] * bool(odd)
         more = f"every printed number, and notes: python -m asdjax.results published --year {year} --part {part}"
         console.print("\n".join([*legend, more]), markup=False, highlight=False, soft_wrap=True)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from asdjax import detectors, parallel
+from asdjax import detectors, parallel, scoretable
 from asdjax.core import Clips, Detector, InputError, System, TrainState, UsageError, build
 from asdjax.data import feed
 
@@ -213,7 +213,7 @@ def score_group(
     for _, _, rows in by_section(clips):
         (train, _), *_ = fit_and_score_rows(clips, rows, "section")
         total[rows] = np.abs(level[rows] - level[train].mean())
-    yield "rms-only", total
+    yield scoretable.RMS, total
 
 
 @functools.lru_cache(maxsize=256)
@@ -240,7 +240,7 @@ def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) ->
             if not needed <= set(spec) <= needed | allowed:
                 raise UsageError(f"score.{name}: found keys {sorted(spec)}, expected {sorted(needed | allowed)}")
     names = [spec["name"] for spec in scorers]
-    taken = [*names, *(selection["name"] for selection in selections), "rms-only"]
+    taken = [*names, *(selection["name"] for selection in selections), *scoretable.BESIDE]
     if not names or len(set(taken)) < len(taken):
         raise UsageError(f"score: at least one scorer is needed, and names must differ; found {taken}")
     for spec in scorers:

@@ -53,7 +53,7 @@ def learnt(
             networks, states = zip(*missing, strict=True)
             made = embeddings(config, group, list(networks), list(states), store, mesh, watch)
             found |= {network.folder: e for network, e in zip(networks, made, strict=True)}
-        yield group, [(folder, found[folder]) for folder in folders[group.name]]
+        yield group, [(folder, found.pop(folder)) for folder in folders[group.name]]  # kept no longer than needed
 
 
 def member_folders(workdir: Path, group: Group, members: int) -> list[Path]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     scores = scoretable.concatenate(columns)
     for selection in config["score"]["selections"]:
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
+    single = [name for name, _ in scoretable.systems(scores)]
     for rule in config["score"]["fusions"]:
-        scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
+        fused = fusion.fuse(scores, **{**rule, "scorers": rule["scorers"] or single})  # never of fusions
+        scores = scoretable.concatenate([scores, fused])
     scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     if config["score"]["training_free"]:
         with watch.phase("training-free"):
@@ -103,7 +106,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     with watch.phase("report"):
         rows, notes = outcome.write(workdir, scores, config["data"]["year"])
         if parallel.is_first():
-            say(rows, config)
+            say(rows, config, clips)
     for note in notes:
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
@@ -115,19 +118,19 @@ def with_training_free(scores, clips: Clips, store: Store, level: np.ndarray, sa
     try:
         beside = training_free.scores(clips, store, level, sample_rate, mesh)
     except InputError as error:
-        logging.warning("warning: no %s baseline beside: %s", training_free.NAME, error)
+        logging.warning("warning: no %s baseline beside: %s", scoretable.TRAINING_FREE, error)
         return scores
     return scoretable.concatenate([scores, beside])
 
 
-def say(rows: list[results.Result], config: Mapping[str, Any]) -> None:
+def say(rows: list[results.Result], config: Mapping[str, Any], clips: Clips) -> None:
     """Prints the tables: in detail the fusions where there are some, since they are made of all the rest."""
     year, detail = config["data"]["year"], [rule["name"] for rule in config["score"]["fusions"]]
     tables.print_tables(rows, year, detail=detail)
     if config["data"]["root"]:  # the embedded machines only share their names with those of the challenge
-        comparison.print_published(
-            [row for row in rows if not detail or row.scorer in detail], year, config["data"]["test_on"]
-        )
+        shown = [row for row in rows if not detail or row.scorer in detail]
+        counts = Counter(clips.machine[clips.is_test].tolist())
+        comparison.print_published(shown, year, config["data"]["test_on"], counts)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -170,7 +173,9 @@ def check(config: Mapping[str, Any]) -> None:
             f"config.data.label is {config['data']['label']!r} and config.head is {config['head'] or 'empty'}; "
             "expected classes for a head to tell apart, or neither: label 'none' and an empty head"
         )
-    evaluate.check_scorers(config["score"]["scorers"], config["score"]["selections"], year.gives_test_domain)
+    score = config["score"]
+    evaluate.check_scorers(score["scorers"], score["selections"], year.gives_test_domain)
+    fusion.check(score["fusions"], [spec["name"] for spec in (*score["scorers"], *score["selections"])])
     train.make(config, n_classes=2)
 
 

@@ -21,6 +21,8 @@ from asdjax.core import Clips, InputError
 COLUMNS = ("scorer", "member", "machine", "section", "domain", "split", "file", "label", "score")
 CLIP = COLUMNS[2:8]  # machine to label: which clip it is
 RMS = "rms-only"
+TRAINING_FREE = "training-free"
+BESIDE = (RMS, TRAINING_FREE)  # scorers that stand beside those of a config, of one member
 ENSEMBLE = "ensemble"
 SPLITS = ("train", "test", "source_test", "target_test")  # folders of a machine
 

@@ -18,8 +18,8 @@ from asdjax.core import Clips, Parts
 from asdjax.data.feed import Store
 from asdjax.progress import reporter
 from asdjax.results import fusion
+from asdjax.scoretable import TRAINING_FREE
 
-NAME = "training-free"
 POOLINGS = ("mean", "gwrp_0.95", "gwrp_0.8", "gwrp_0.5", "max", "std", "moments")
 DETECTORS = {
     "knn": dict(name="knn", k=1, metric="euclidean"),
@@ -46,21 +46,21 @@ def scores(clips: Clips, store: Store, level: np.ndarray, sample_rate: int, mesh
         mesh: the devices.
 
     Returns:
-        the columns of scores.csv, of one scorer, NAME.
+        the columns of scores.csv, of one scorer, scoretable.TRAINING_FREE.
     """
     parts = Parts((), frontends.log_mel(sample_rate=sample_rate), None, (), None, None, None)
     system = systems.statistics(parts)
     state = jax.device_get(system.init(jax.random.key(0), {}))
-    with reporter(NAME) as report:
+    with reporter(TRAINING_FREE) as report:
 
         def on_batch(done, total):
-            report(done, total, f"{NAME}: statistics of {done} of {total} clips")
+            report(done, total, f"{TRAINING_FREE}: statistics of {done} of {total} clips")
 
         rows = np.arange(len(clips))
         (e,) = evaluate.embed_clips(system, [state], store, rows, units=UNITS, mesh=mesh, progress=on_batch)
         columns = []
         with tempfile.TemporaryDirectory() as folder:  # the fitted detectors are of no further use
             for scorer, values in evaluate.score_group(clips, e, level, SCORERS, Path(folder)):
-                report(len(columns), len(SCORERS), f"{NAME}: {scorer}")
+                report(len(columns), len(SCORERS), f"{TRAINING_FREE}: {scorer}")
                 columns.append(scoretable.of_clips(scorer, 0, clips, values))
-    return fusion.fuse(scoretable.concatenate(columns), name=NAME)
+    return fusion.fuse(scoretable.concatenate(columns), name=TRAINING_FREE)

@@ -39,8 +39,9 @@ def value(rows, scorer, *key) -> str:
     return f"{100 * next(row.value for row in rows if row.scorer == scorer and row[2:6] == key):.2f}"
 
 
-def beside(rows, year, part):
-    return lines(lambda console: comparison.print_published(rows, year, part, console=console))
+def beside(rows, year, part, clips=None):
+    clips = clips or {machine: 200 * len(found) for machine, found in published.sections(year, part).items()}
+    return lines(lambda console: comparison.print_published(rows, year, part, clips, console=console))
 
 
 def test_a_whole_year_is_printed_beside_the_published_means():
@@ -135,3 +136,10 @@ def test_what_is_not_published_is_said_with_what_is():
         comparison.print_published_tables(2025, "dev")
     with pytest.raises(UsageError, match="found 1999; there is"):
         comparison.print_published_tables(1999)
+
+
+def test_other_test_clips_of_the_same_names_are_told():
+    rows = results_of(2023, "dev", machines=("valve",))
+    assert not any("not to be compared: " in line for line in beside(rows, 2023, "dev"))
+    text = beside(rows, 2023, "dev", {"valve": 95})
+    assert "not the challenge's test clips, not to be compared: valve (95 of 200)" in text

@@ -433,3 +433,15 @@ def test_usage(tmp_path, capsys):
         assert command.main(["validate", *given, "--year", year]) == 2
         assert f"--year: found '{year}', expected one of 2020, " in capsys.readouterr().err
     assert command.main(["pack", "--run", str(tmp_path / "run"), "--out", str(tmp_path)]) == 2
+
+
+def test_names_made_by_the_wrong_list_of_2022_are_refused(tmp_path, capsys):
+    names = [f"section_03_{d}_test_{label}_{i:04d}_car_A1.wav" for i, (d, label) in enumerate(
+        (d, label) for d in metrics.DOMAINS for label in ("normal", "anomaly"))]  # fmt: skip
+    for machine, code in (("ToyCar", 1), ("fan", 0)):
+        file = tmp_path / machine / f"anomaly_score_{machine}_section_03_test.csv"
+        file.parent.mkdir()
+        file.write_text("".join(f"{name},{i}.0\n" for i, name in enumerate(names)))
+        paths = ["--submission", str(file.parent), "--year", "2022", "--out", str(tmp_path / "out")]
+        assert command.main(["evaluate", *paths]) == code
+        assert ("gives wrong labels and domains" in capsys.readouterr().err) == bool(code)

@@ -178,3 +178,22 @@ def test_runs_over_other_clips_are_refused():
         fusion.fuse_runs({"a": first, "b": random(members=2)})
     with pytest.raises(UsageError, match="no runs"):
         fusion.fuse_runs({})
+
+
+def test_runs_that_contradict_each_other_are_refused():
+    first, second = random(), random(scorers=("other",))
+    at = np.flatnonzero(second["split"] == "test")[3]
+    same = np.logical_and.reduce([second[name] == second[name][at] for name in ("machine", "section", "file")])
+    second["label"] = np.where(same, 1 - second["label"], second["label"])
+    line, clip = np.flatnonzero(same)[0] + 2, second["file"][at]
+    with pytest.raises(InputError, match=f"scores.csv of run 'b' line {line}: label .* of test clip {clip}"):
+        fusion.fuse_runs({"a": first, "b": second})
+
+
+def test_the_baseline_beside_two_runs_takes_part_once():
+    beside = random(scorers=("training-free",))
+    beside = {name: column[beside["scorer"] == "training-free"] for name, column in beside.items()}
+    runs = {n: scoretable.concatenate([random(scorers=(n,), seed=i), beside]) for i, n in enumerate("ab")}
+    scores = fusion.fuse_runs(runs)
+    assert set(scores["scorer"]) == {"rms-only", "a", "training-free", "b", "fusion"}
+    assert (scores["scorer"] == "training-free").sum() == len(beside["score"])

@@ -163,10 +163,17 @@ def test_log_softmax_equals_the_baselines():
 
 
 def test_log_softmax_keeps_its_digits_in_float32():
-    """1 - p of a sure network: of logits 20 apart it is 2e-9, which 1 - p in float32 cannot say."""
-    e = {"logits": np.array([[[20.0, 0.0, -1.0]]], np.float32), "own_class": np.array([0])}
-    rest = np.logaddexp(0.0, -1.0)
-    assert log_softmax().score({}, e)[0] == pytest.approx(rest - 20.0, rel=1e-6)
+    """Sure networks, of logits up to 25 ahead of five others, against float64."""
+    for ahead in (5.0, 10.0, 14.0, 20.0, 25.0):
+        for offset in (0.0, 64.0):
+            logits = np.array([[[offset + ahead, *[offset] * 5]]], np.float32)
+            e = {"logits": logits, "own_class": np.array([0])}
+            odds = 5 * np.exp(-ahead)  # (1 - p) / p
+            log_p, log_rest = -np.log1p(odds), np.log(odds) - np.log1p(odds)
+            assert log_softmax().score({}, e)[0] == pytest.approx(log_rest - log_p, rel=1e-6)
+            assert log_softmax(form="neglog").score({}, e)[0] == pytest.approx(-log_p, rel=1e-5)
+            typo = np.log(np.exp(log_rest) - log_p)
+            assert log_softmax(form="baseline_2021_typo").score({}, e)[0] == pytest.approx(typo, rel=1e-5)
 
 
 def test_log_softmax_needs_a_class_of_its_own():

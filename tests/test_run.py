@@ -164,7 +164,7 @@ def test_autoencoders_trained_together_are_those_trained_one_by_one(data, tmp_pa
             for how in ("together", "one_by_one")]  # fmt: skip
     assert rows[0].keys() == rows[1].keys() and {scorer for scorer, _ in rows[0]} == {"mse", "mahala", "rms-only"}
     for key, score in rows[0].items():
-        assert score == pytest.approx(rows[1][key], rel=2e-2), key
+        assert score == pytest.approx(rows[1][key], rel=1e-4), key
 
 
 def test_windows_of_a_bank_of_features_are_classified(data, tmp_path):
@@ -278,6 +278,10 @@ def test_one_network_per_machine_says_what_it_learns_from(data, tmp_path, caplog
         ({"train.groups": "all"}, "'all'; there is: one_by_one, together"),
         ({"seed": -1}, "at least 0"),
         ({"score.scorers": ()}, "at least one scorer"),
+        ({"score.fusions": ({"name": "f", "scorer": ("knn",)},)}, "score.fusions: found keys .*expected .*'how'"),
+        ({"score.fusions": ({"name": "f", "scorers": ("nn",), "how": "mean"},)}, r"'f'.* of knn, lof"),
+        ({"score.fusions": ({"name": "f", "scorers": (), "how": "median"},)}, "how is 'median'"),
+        ({"score.fusions": ({"name": "training-free", "scorers": (), "how": "max"},)}, "names must differ"),
         ({"data.year": "1999"}, "1999.*2020"),
         ({"frontend.sample_rate": 8000}, "8000.*4000"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import trees
 
-from asdjax import run, training_free
+from asdjax import run, scoretable, training_free
 from asdjax.core import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -43,12 +43,12 @@ def test_beside_a_run_it_gives_the_numbers_of_its_own(tmp_path):
     alone["data"] |= {"root": str(data), "cache": str(tmp_path / "cache"), "sample_rate": tiny.SR}
     alone["frontend"]["sample_rate"] = tiny.SR
     run.run(alone, tmp_path / "alone")
-    found, expected = scores(tmp_path / "network", training_free.NAME), scores(tmp_path / "alone", "fusion")
+    found, expected = scores(tmp_path / "network", scoretable.TRAINING_FREE), scores(tmp_path / "alone", "fusion")
     assert found.keys() == expected.keys() and len(found) == 46
     for key, value in found.items():
         assert value == pytest.approx(expected[key], rel=1e-9), key
     with open(tmp_path / "network" / "results.csv") as file:
-        rows = [r for r in csv.DictReader(file) if r["scorer"] == training_free.NAME]
+        rows = [r for r in csv.DictReader(file) if r["scorer"] == scoretable.TRAINING_FREE]
     assert {r["member"] for r in rows} == {"0"} and any(r["metric"] == "official score" for r in rows)
 
 

@@ -178,6 +178,24 @@ def test_2022_takes_the_right_labels_and_domains(tmp_path, machine, caplog, monk
     assert str(path) in said and "not used" in said and "ToyCar and ToyTrain give wrong labels and domains" in said
 
 
+def test_2022_names_made_by_the_wrong_list_say_nothing(tmp_path, caplog):
+    """The third form of the trap: files that a tool has renamed by the list. Development sections are named rightly."""
+    for machine, section in (("ToyCar", "03"), ("ToyCar", "00"), ("fan", "03")):
+        name = f"section_{section}_source_{{}}_{{}}_0000_car_A1.wav"
+        touch(tmp_path, f"eval_data/{machine}/train/{name.format('train', 'normal')}")
+        touch(tmp_path, f"eval_data/{machine}/test/{name.format('test', 'anomaly')}")
+    with caplog.at_level(logging.WARNING):
+        clips = dcase.index(tmp_path, 2022, test_on="eval")
+    said = {(m, s): (d, a) for m, s, d, a, t in zip(
+        clips.machine, clips.section, clips.domain, clips.is_anomaly, clips.is_test, strict=True) if t}  # fmt: skip
+    assert said == {("ToyCar", "03"): ("", -1), ("ToyCar", "00"): ("source", 1), ("fan", "03"): ("source", 1)}
+    (record,) = caplog.records
+    assert "ToyCar/test/section_03" in record.getMessage() and "gives wrong labels and domains" in record.getMessage()
+    caplog.clear()
+    dcase.index(tmp_path, 2023, test_on="eval")
+    assert not caplog.records
+
+
 def test_2022_attributes_of_test_clips_reach_no_class(tmp_path):
     """Also where somebody lays the evaluator's csv beside train/: rows of test clips are passed over."""
     trap_2022(tmp_path / "truth", "ToyCar")

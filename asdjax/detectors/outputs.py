@@ -41,7 +41,8 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
         logit_2022: log(1 - p) - log(p), the scores of the baseline of 2022.
         baseline_2021_typo: log((1 - p) - log(p)), as the baseline of 2021 has it, by a misplaced bracket.
         neglog: -log(p).
-    1 - p and p are floored at EPS. 1 - p is computed from the other classes, so that it keeps its digits in float32.
+    1 - p and p are floored at EPS, and computed from how far the class is ahead of the others together, so that they
+    keep their digits in float32.
 
     Args:
         form: see above.
@@ -66,10 +67,9 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
     def of_units(logits, own_class):
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         own = jax.nn.one_hot(own_class, logits.shape[-1], dtype=bool)[:, None]
-        total = jax.nn.logsumexp(logits, axis=-1)
-        log_p = jnp.maximum(jnp.sum(jnp.where(own, logits, 0), axis=-1) - total, jnp.log(EPS))
-        log_rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1) - total
-        log_rest = jnp.maximum(log_rest, jnp.log(EPS))
+        rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+        ahead = jnp.sum(jnp.where(own, logits, 0), axis=-1) - rest
+        log_p, log_rest = (jnp.maximum(jax.nn.log_sigmoid(x), jnp.log(EPS)) for x in (ahead, -ahead))
         if form == "baseline_2021_typo":
             return jnp.log(jnp.exp(log_rest) - log_p).mean(1)
         return (-log_p if form == "neglog" else log_rest - log_p).mean(1)

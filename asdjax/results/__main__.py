@@ -94,11 +94,21 @@ def fuse(args: argparse.Namespace) -> int:
     years = {str(run): _year_of_run(run) for run in runs}
     if len(set(years.values())) > 1:
         raise InputError(f"runs of different years cannot be fused: {years}")
-    files = {_name(run, runs): scoretable.read_scores(run / "scores.csv") for run in runs}
+    files = {}
+    for run in runs:
+        scores = scoretable.read_scores(run / "scores.csv")
+        fused = [] if args.scorers else _fusions_of_run(run)  # made of the others: they would count twice
+        kept = ~np.isin(scores["scorer"], fused)
+        files[_name(run, runs)] = {name: column[kept] for name, column in scores.items()}
     scores = fusion.fuse_runs(files, name=args.name, scorers=args.scorers, how=args.how)
     year = next(iter(years.values()))
     out.mkdir(parents=True, exist_ok=True)
-    made_of = {"runs": [str(run.resolve()) for run in runs], "scorers": args.scorers, "how": args.how}
+    made_of = {
+        "runs": [str(run.resolve()) for run in runs],
+        "scorers": args.scorers,
+        "how": args.how,
+        "name": args.name,
+    }
     rundir.write_json(out / "config.json", {"data": {"year": year}, "fuse": made_of})
     rows, notes = outcome.write(out, scores, year)
     tables.print_tables(rows, year)
@@ -139,6 +149,13 @@ def _year_of_run(run: Path) -> str:
         raise InputError(f"{file}: says no data.year, expected the config.json of a run") from error
     year_of(year)
     return year
+
+
+def _fusions_of_run(run: Path) -> list[str]:
+    """Names of the scorers that the run itself has fused."""
+    config = json.loads((run / "config.json").read_text())  # read once before, for its year
+    score, fuse = config.get("score", {}), config.get("fuse", {})
+    return [rule["name"] for rule in score.get("fusions", ())] + [fuse["name"]] * bool(fuse)
 
 
 def _chosen(scores: scoretable.Scores, scorer: str | None, member: str | None) -> scoretable.Scores:

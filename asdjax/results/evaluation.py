@@ -16,7 +16,7 @@ import numpy as np
 from asdjax import metrics
 from asdjax.core import InputError
 from asdjax.data.names import year_of
-from asdjax.data.truth import Truth
+from asdjax.data.truth import NAMED_WRONG, Truth, is_named_wrong
 from asdjax.results.submission import File, Part, Submission, clip_of, ending_of, name_problems
 
 Truths = Mapping[tuple[str, str], Truth]  # (machine, stem)
@@ -90,7 +90,7 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
     """What labelled names say themselves: those of development clips, or of evaluation clips once they are published.
 
     Raises:
-        InputError: names that hide their labels.
+        InputError: names that hide their labels, or that were made by the official list of 2022.
     """
     truth, hidden = {}, []
     for part, file in submission.scores.items():
@@ -101,6 +101,8 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
                 hidden.append(row)
                 continue
             said = match.groupdict(default="")
+            if is_named_wrong(part[0], said["section"], year):
+                raise InputError(f"{row.where}: {row.name[:60]!r}: {NAMED_WRONG}")
             anomaly = int(said["label"] == "anomaly")
             truth[part[0], clip] = Truth(said["section"], anomaly, said.get("domain", ""), row.where, "")
     if hidden:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from asdjax.core import InputError, UsageError
-from asdjax.scoretable import COLUMNS, ENSEMBLE, RMS, Scores, concatenate, systems
+from asdjax.scoretable import BESIDE, COLUMNS, ENSEMBLE, RMS, Scores, concatenate, systems
 
 CLIP = ("machine", "section", "domain", "split", "file")
 RULES = {"mean": np.mean, "max": np.max}
@@ -58,6 +58,21 @@ def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] 
     return concatenate(parts)
 
 
+def check(rules: Sequence[Mapping], names: Sequence[str]) -> None:
+    """Raises UsageError for a rule of `config.score.fusions` that does not fit scorers of these names."""
+    for rule in rules:
+        if set(rule) != {"name", "scorers", "how"}:
+            raise UsageError(f"score.fusions: found keys {sorted(rule)}, expected ['how', 'name', 'scorers']")
+        if rule["how"] not in RULES or not set(rule["scorers"]) <= set(names):
+            raise UsageError(
+                f"score.fusions {rule['name']!r}: how is {rule['how']!r}, scorers are {list(rule['scorers'])}; "
+                f"expected {' or '.join(RULES)} of some or () for all of {', '.join(names)}"
+            )
+    taken = [*names, *BESIDE, *(rule["name"] for rule in rules)]
+    if len(set(taken)) < len(taken):
+        raise UsageError(f"score.fusions: names must differ; found {taken}")
+
+
 def fuse_runs(
     runs: Mapping[str, Mapping[str, np.ndarray]],
     *,
@@ -68,7 +83,7 @@ def fuse_runs(
     """Fuses the scorers of several runs over the same clips.
 
     Of a run with several members the ensemble takes part. Scorers of one name are called RUN/SCORER in every run that
-    has it.
+    has it. The loudness and the training-free baseline, which are of the clips and of no run, come once.
 
     Args:
         runs: {name of a run: the columns of its scores.csv}.
@@ -77,29 +92,24 @@ def fuse_runs(
         how: as in `fuse`.
 
     Returns:
-        the runs' scores, with the loudness once, and those of the new scorer; the one member is '0'.
+        the runs' scores and those of the new scorer; the one member is '0'.
 
     Raises:
-        UsageError, InputError: as `fuse`; several members without ensemble; test clips that differ between runs: the
-            first is named, and the run that lacks it.
+        UsageError, InputError: as `fuse`; several members without ensemble; test clips, or their labels, that differ
+            between runs: the first is named, with runs and line.
     """
     tables = {run: _one_member(run, scores) for run, scores in runs.items()}
     if not tables:
         raise UsageError("fuse: no runs given; expected at least one")
-    (first, clips), *others = ((run, _test_clips(table)) for run, table in tables.items())
-    for run, found in others:
-        if odd := min(clips ^ found, default=None):
-            has, lacks = (first, run) if odd in clips else (run, first)
-            line = 2 + list(_clips(runs[has])).index(odd)  # of the file, whose first line is the header
-            raise InputError(
-                f"scores.csv of run {lacks!r}: no row for test clip {odd[-1]} ({', '.join(filter(None, odd[:3]))}), "
-                f"which that of {has!r} has in line {line}; expected runs over the same data set"
-            )
+    first, *others = tables
+    for run in others:
+        _check_same_clips(runs, tables, first, run)
     runs_of = Counter(scorer for table in tables.values() for scorer in set(table["scorer"].tolist()))
-    parts = []
+    parts, come = [], set()
     for run, table in tables.items():
-        called = [f"{run}/{s}" if s != RMS and runs_of[s] > 1 else s for s in table["scorer"].tolist()]
-        kept = table["scorer"] != RMS if parts else slice(None)
+        kept = ~np.isin(table["scorer"], [*come & set(BESIDE)])
+        come |= set(table["scorer"].tolist())
+        called = [f"{run}/{s}" if s not in BESIDE and runs_of[s] > 1 else s for s in table["scorer"].tolist()]
         parts.append({column: values[kept] for column, values in (table | {"scorer": np.array(called)}).items()})
     scores = concatenate(parts)
     return concatenate([scores, fuse(scores, name=name, scorers=scorers, how=how)])
@@ -156,9 +166,33 @@ def _one_member(run: str, scores: Mapping[str, np.ndarray]) -> Scores:
     return {name: scores[name][take] for name in COLUMNS} | {"member": np.full(take.sum(), "0")}
 
 
+def _check_same_clips(runs: Mapping, tables: Mapping[str, Scores], first: str, run: str) -> None:
+    """Raises InputError where two runs score other test clips, or say otherwise of them."""
+    one, two = (_test_clips(tables[name]) for name in (first, run))
+    odd = min(one.keys() ^ two.keys(), default=None)
+    if odd:
+        has, lacks = (first, run) if odd in one else (run, first)
+        line = 2 + list(_clips(runs[has])).index(odd)  # of the file, whose first line is the header
+        raise InputError(
+            f"scores.csv of run {lacks!r}: no row for test clip {odd[-1]} ({', '.join(filter(None, odd[:3]))}), "
+            f"which that of {has!r} has in line {line}; expected runs over the same data set"
+        )
+    odd = min((clip for clip in one if one[clip] != two[clip]), default=None)
+    if odd:
+        line = 2 + list(_clips(runs[run])).index(odd)
+        raise InputError(
+            f"scores.csv of run {run!r} line {line}: label {two[odd]} of test clip {odd[-1]} "
+            f"({', '.join(filter(None, odd[:3]))}), which is {one[odd]} in that of {first!r}; expected the same labels "
+            "(-1 is none)"
+        )
+
+
 def _clips(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, ...]]:
     return zip(*(scores[name].tolist() for name in CLIP), strict=True)
 
 
-def _test_clips(scores: Mapping[str, np.ndarray]) -> set[tuple[str, ...]]:
-    return {clip for clip in _clips(scores) if clip[3] == "test"}
+def _test_clips(scores: Mapping[str, np.ndarray]) -> dict[tuple[str, ...], int]:
+    """The label of each."""
+    return {
+        clip: label for clip, label in zip(_clips(scores), scores["label"].tolist(), strict=True) if clip[3] == "test"
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -28,21 +29,13 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
         raise UsageError("system classify needs config.cut, config.backbone, config.head and config.optim")
     cut, backbone, head = parts.cut, parts.backbone, parts.head
 
-    def standard(data: dict, x: jax.Array) -> jax.Array:
-        return (x - data["mean"]) / data["std"] if data else x
-
-    def features(data: dict, wave: jax.Array) -> jax.Array:
-        return standard(data, parts.frontend(wave))
-
     def init(key: jax.Array, sample: Batch) -> TrainState:
         x = sample["features"] if "features" in sample else parts.frontend(sample["wave"])
         # a bin that never changes (beyond the band of the recording, say) must not divide by zero
         data = {"mean": x.mean((0, 1)), "std": jnp.maximum(x.std((0, 1)), 1e-3)} if standardise == "bins" else {}
         one = {k: v[:1] for k, v in sample["label"].items()}
-        if "features" in sample:
-            unit = x[:1]
-        else:
-            unit = parts.frontend(cut.draw(key, sample["wave"][:1])) if cut.at == "wave" else cut.draw(key, x[:1])
+        first = {k: v[:1] for k, v in sample.items() if k != "label"}
+        unit, _ = training_units(parts._replace(wave_ops=()), {}, {**first, "label": one}, iter([key]))
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", "head", "dropout"))}
         body = dict(backbone.init(keys, unit, train=False))
         embedding = backbone.apply(body, unit, train=False)
@@ -64,17 +57,7 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
 
     def update(state: TrainState, key: jax.Array, batch: Batch):
         keys = (jax.random.fold_in(key, i) for i in itertools.count())
-        label = batch["label"]
-        if "features" in batch:
-            x = standard(state.stats["data"], batch["features"])
-        else:
-            x = batch["wave"]
-            for op in parts.wave_ops:
-                x, label = op(next(keys), x, label)
-            if cut.at == "wave":
-                x = features(state.stats["data"], cut.draw(next(keys), x))
-            else:
-                x = cut.draw(next(keys), features(state.stats["data"], x))
+        x, label = training_units(parts, state.stats["data"], batch, keys)
         for op in parts.feature_ops:
             x, label = op(next(keys), x, label)
 
@@ -94,10 +77,13 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     def embed(state: TrainState, wave: jax.Array) -> dict[str, jax.Array]:
-        x = cut.units(wave if cut.at == "wave" else features(state.stats["data"], wave))
+        def features(x):
+            return standard(state.stats["data"], parts.frontend(x))
+
+        x = cut.units(wave if cut.at == "wave" else features(wave))
         batch, units = x.shape[:2]
         x = x.reshape(batch * units, *x.shape[2:])
-        x = features(state.stats["data"], x) if cut.at == "wave" else x
+        x = features(x) if cut.at == "wave" else x
         variables = {"params": state.params["backbone"], **state.stats["backbone"]}
         embedding = backbone.apply(variables, x, train=False)
         variables = {"params": state.params["head"], **state.stats["head"]}
@@ -106,6 +92,30 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
         return {k: v.reshape(batch, units, -1) for k, v in out.items()}
 
     return System(init, update, embed)
+
+
+def standard(data: dict, x: jax.Array) -> jax.Array:
+    """Features (..., F) by the training clips' mean and deviation of each bin, or as they are where there are none."""
+    return (x - data["mean"]) / data["std"] if data else x
+
+
+def training_units(parts: Parts, data: dict, batch: Batch, keys: Iterator[jax.Array]) -> tuple[jax.Array, dict]:
+    """What the feature ops get: a unit (B, w, F) of every example, and its label after the wave ops.
+
+    Args:
+        parts: frontend, cut and wave ops are used.
+        data: statistics of the training clips, see `standard`.
+        batch: waves, or units of a bank of features.
+        keys: one is taken for each wave op, and one for the cut.
+    """
+    if "features" in batch:
+        return standard(data, batch["features"]), batch["label"]
+    x, label = batch["wave"], batch["label"]
+    for op in parts.wave_ops:
+        x, label = op(next(keys), x, label)
+    if parts.cut.at == "wave":
+        return standard(data, parts.frontend(parts.cut.draw(next(keys), x))), label
+    return parts.cut.draw(next(keys), standard(data, parts.frontend(x))), label
 
 
 def accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
