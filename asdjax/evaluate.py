@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,11 @@ def by_section(clips: Clips) -> Iterator[tuple[str, str, np.ndarray]]:
     """(machine, section, rows (N,) bool) for each section that has test clips, in order."""
     test = clips[clips.is_test]
     for machine, section in sorted(set(zip(test.machine.tolist(), test.section.tolist(), strict=True))):
-        yield machine, section, (clips.machine == machine) & (clips.section == section)
+        yield machine, section, rows_of(clips, machine, section)
+
+
+def rows_of(clips: Clips, machine: str, section: str) -> np.ndarray:
+    return (clips.machine == machine) & (clips.section == section)
 
 
 def fit_and_score_rows(clips: Clips, rows: np.ndarray, fit: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -170,6 +174,8 @@ def score_group(
     level: np.ndarray,
     scorers: tuple[Mapping[str, Any], ...],
     folder: Path,
+    *,
+    fused: Collection[str] = (),
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every named scorer's scores of a group's clips.
 
@@ -179,6 +185,7 @@ def score_group(
         level: (N,) loudness in dB as the network hears it.
         scorers: specs dict(name, fit, detector=dict(name=..., ...)).
         folder: gets detectors/SCORER/MACHINE_SECTION[_DOMAIN].npz, the fitted states.
+        fused: scorers that are one voice of many: where one cannot be fitted to a section it is left out there, aloud.
 
     Yields:
         (scorer, scores (N,) float64, NaN for clips of sections without test clips and for training clips that nothing
@@ -192,6 +199,7 @@ def score_group(
             logging.warning(
                 "%s section %s has no training clips: scored against those of its other sections", machine, section
             )
+    silent: dict[tuple[str, str], list[str]] = {}
     for spec in scorers:
         detector = detector_of(json.dumps(spec["detector"], sort_keys=True))
         total = np.full(len(clips), np.nan)
@@ -201,7 +209,14 @@ def score_group(
             try:
                 scores, states = scores_of_section(detector, e, pairs, clips.is_train, is_target)
             except InputError as error:
-                raise type(error)(f"{where}: {error}") from error
+                if spec["name"] not in fused:
+                    raise type(error)(f"{where}: {error}") from error
+                silent.setdefault((machine, section), []).append(f"{spec['name']}: {error}")
+                continue
+            if spec["name"] in fused and not np.isfinite(scores[rows & clips.is_train]).any():
+                # there is nothing to standardise its scores by
+                silent.setdefault((machine, section), []).append(f"{spec['name']}: it can score no training clip")
+                continue
             if (bad := rows & clips.is_test & np.isnan(scores)).any():
                 raise InputError(
                     f"{where}: the score of {clips.path[bad][0]} is not a number (and {bad.sum() - 1} more)"
@@ -209,6 +224,19 @@ def score_group(
             total = np.where(np.isnan(scores), total, scores)
             save_states(folder / "detectors" / spec["name"], f"{machine}_{section}", states)
         yield spec["name"], total
+    for (machine, section), reasons in silent.items():
+        where = (
+            f"{machine} section {section} ({(clips.is_train & rows_of(clips, machine, section)).sum()} training clips)"
+        )
+        if len(reasons) == len(scorers):
+            raise InputError(f"{where}: no scorer can be fitted; {reasons[0]}")
+        logging.warning(
+            "warning: %s: %d of %d scorers are left out of the fusion; %s",
+            where,
+            len(reasons),
+            len(scorers),
+            reasons[0],
+        )
     total = np.full(len(clips), np.nan)
     for _, _, rows in by_section(clips):
         (train, _), *_ = fit_and_score_rows(clips, rows, "section")

@@ -79,12 +79,18 @@ def trained_groups(
     packs: dict[int, list[train.Network]] = {}
     for own in networks.values():
         packs.setdefault(own[0].steps, []).extend(own)
+    if len(packs) > 1:
+        logging.info(
+            "the groups' networks train for %s steps: only those of one number are trained together; with "
+            "config.train.steps instead of epochs all are",
+            ", ".join(map(str, sorted(packs))),
+        )
     states = {}
     for pack in packs.values():
         parts = [pack]
         if train.largest(pack, store) is None:
             logging.info("the groups' networks differ in more than their number of classes: trained one by one")
-            parts = [own for own in networks.values() if own[0] in pack]
+            parts = [own for own in networks.values() if any(own[0] is network for network in pack)]
         for part in parts:
             trained = trained_states(config, part, store, mesh, watch)
             states |= {network.folder: state for network, state in zip(part, trained, strict=True)}

@@ -100,7 +100,7 @@ def main(argv: list[str]) -> int:
         print(stop, file=sys.stderr)
         return 75
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command resumes where a checkpoint was saved, or begins anew", file=sys.stderr)
         return 130
     except Exception as error:
         if not several:

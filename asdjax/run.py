@@ -81,6 +81,8 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         rundir.claim(workdir, config, clips, store.gain, level)
         store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
     together = config["train"]["groups"] == "together"
+    rules = config["score"]["fusions"]
+    fused = {name for rule in rules for name in rule["scorers"] or [s["name"] for s in config["score"]["scorers"]]}
     columns = []
     for some in [groups] if together else [[group] for group in groups]:
         for group, networks in learn.learnt(config, workdir, some, store, mesh, watch):
@@ -88,16 +90,17 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
             for member, (folder, e) in enumerate(networks):
                 e["own_class"] = group.labels.own_class[rows]
                 with watch.phase("score"):
-                    for scorer, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder):
+                    found = evaluate.score_group(clips[rows], e, level[rows], scorers, folder, fused=fused)
+                    for scorer, scores in found:
                         if scorer != scoretable.RMS or member == 0:  # loudness has no members
                             columns.append(scoretable.of_clips(scorer, member, clips[rows], scores))
     scores = scoretable.concatenate(columns)
     for selection in config["score"]["selections"]:
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
     single = [name for name, _ in scoretable.systems(scores)]
-    for rule in config["score"]["fusions"]:
-        fused = fusion.fuse(scores, **{**rule, "scorers": rule["scorers"] or single})  # never of fusions
-        scores = scoretable.concatenate([scores, fused])
+    for rule in rules:
+        rule = {**rule, "scorers": rule["scorers"] or single}  # never of fusions
+        scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
     scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
     if config["score"]["training_free"]:
         with watch.phase("training-free"):

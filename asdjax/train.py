@@ -162,8 +162,8 @@ def train(
         networks: E of them, alike (see `largest`).
         store: the bank, resident on the devices or on the host; its labels are not looked at.
         steps: optimizer steps, rounded up to whole chunks.
-        chunk: S, steps per compiled call; 0: 1 on CPU, 8 elsewhere, where the host would be the brake, or as many as
-            feed.SENT allows where the clips are sent.
+        chunk: S, at most so many steps per compiled call, chosen so that few are added to `steps`; 0: 1 on CPU, 8
+            elsewhere, where the host would be the brake, or as many as feed.SENT allows where the clips are sent.
         checkpoint_every: steps between checkpoints (at chunk borders; the last step always has one).
         mesh: the devices.
         lowering: how the networks share the devices, see chunks.make_chunk; '': chunks.lowering.
@@ -175,15 +175,16 @@ def train(
 
     Raises:
         UsageError: the batch does not split over the devices. Diverged: a loss or gradient is not finite; the newest
-            checkpoint is from before. Preempted: SIGTERM came, to any process; a checkpoint of the last chunk is there.
+            checkpoint is from before. Preempted: SIGTERM or SIGINT came, to any process; a checkpoint of the last chunk
+            is there.
     """
     watch = watch or timing.Watch()
     likes = [shapes(network, store) for network in networks]
     system = largest(networks, store).system
-    terminated: list[bool] = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: terminated.append(True))
+    terminated: list[str] = []
     with contextlib.ExitStack() as cleanup:
-        cleanup.callback(signal.signal, signal.SIGTERM, previous)
+        for which in (signal.SIGTERM, signal.SIGINT):
+            cleanup.enter_context(asked_by(which, terminated))
         first = networks if parallel.is_first() else []  # process 0 alone has files
         managers = [checkpoint.manager(network.folder / "checkpoints") for network in first]
         for manager in managers:
@@ -194,12 +195,13 @@ def train(
         batch = sum(len(network.sampler(0, 0)) for network in networks)
         allowed = 8 if feed.is_resident(store) else max(1, min(8, feed.SENT // (store.row_bytes * batch)))
         chunk = chunk or (1 if jax.default_backend() == "cpu" else allowed)
+        chunk = -(-steps // max(1, -(-steps // chunk)))  # all calls alike: 106 steps are 3 of 36, not 3 of 50
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start and system.update:
             logging.info("%s: resumed at step %d of %d", networks[0].folder, start, stop)
         if system.update is None or start == stop:
             if parallel.anyone(bool(terminated)):
-                raise Preempted("stopped by SIGTERM; the same command resumes")
+                raise Preempted(f"stopped by {by(terminated)}; the same command resumes")
             return found or list(initial(networks, store, mesh))
         logs = [
             cleanup.enter_context(open(open_log(network.folder / "metrics.jsonl", start), "a", buffering=1))
@@ -264,8 +266,27 @@ def train(
             if asked:
                 break
         if parallel.anyone(asked or bool(terminated)):
-            raise Preempted(f"stopped by SIGTERM at step {step} of {stop}; saved, the same command resumes")
+            raise Preempted(f"stopped by {by(terminated)} at step {step} of {stop}; saved, the same command resumes")
         return states
+
+
+@contextlib.contextmanager
+def asked_by(which: signal.Signals, told: list[str]) -> Iterator[None]:
+    """Within, the first such signal adds its name to a list instead of ending the process; the second ends it."""
+
+    def ask(*_):
+        told.append(which.name)
+        signal.signal(which, previous)
+
+    previous = signal.signal(which, ask)
+    try:
+        yield
+    finally:
+        signal.signal(which, previous)
+
+
+def by(terminated: list[str]) -> str:
+    return terminated[0] if terminated else "a signal to another process"
 
 
 def labels_of(networks: list[Network]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -32,6 +32,7 @@ SCORERS = tuple(
     for pooling in POOLINGS
     for name, detector in DETECTORS.items()
 )
+NAMES = tuple(spec["name"] for spec in SCORERS)
 UNITS = 64  # clips at once
 
 
@@ -60,7 +61,7 @@ def scores(clips: Clips, store: Store, level: np.ndarray, sample_rate: int, mesh
         (e,) = evaluate.embed_clips(system, [state], store, rows, units=UNITS, mesh=mesh, progress=on_batch)
         columns = []
         with tempfile.TemporaryDirectory() as folder:  # the fitted detectors are of no further use
-            for scorer, values in evaluate.score_group(clips, e, level, SCORERS, Path(folder)):
+            for scorer, values in evaluate.score_group(clips, e, level, SCORERS, Path(folder), fused=NAMES):
                 report(len(columns), len(SCORERS), f"{TRAINING_FREE}: {scorer}")
                 columns.append(scoretable.of_clips(scorer, 0, clips, values))
     return fusion.fuse(scoretable.concatenate(columns), name=TRAINING_FREE)

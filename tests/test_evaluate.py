@@ -213,3 +213,18 @@ def test_loudness_gives_real_recordings_away_unless_they_are_levelled(tmp_path):
     assert found["valve", "00", "target", "AUC same-domain"] == pytest.approx(1.00, abs=5e-3)
     levelled = rms_only("rms")
     assert all(value == 0.5 for (_, _, _, metric), value in levelled.items() if metric in ("AUC", "pAUC"))
+
+
+def test_one_of_many_voices_may_be_missing_in_a_section(tmp_path, caplog):
+    """LOF needs two training clips, section 01 has one: told where LOF is one voice of a fusion, else refused."""
+    some = clips(["train"] * 3 + ["test", "train", "test"], ["source"] * 6, section=["00"] * 4 + ["01"] * 2)
+    e = {"embedding": np.arange(1.0, 7.0)[:, None, None] ** 2, "score": np.ones((6, 1, 1))}
+    specs = tuple({"name": n, "fit": "section", "detector": {"name": n}} for n in ("lof", "passthrough"))
+    with pytest.raises(InputError, match="scorer 'lof', fan section 01: "):
+        list(evaluate.score_group(some, e, np.zeros(6), specs, tmp_path))
+    found = dict(evaluate.score_group(some, e, np.zeros(6), specs, tmp_path, fused=("lof", "passthrough")))
+    assert np.isfinite(found["lof"][:4]).all() and np.isnan(found["lof"][4:]).all() and found["passthrough"][5] == 1
+    said = "fan section 01 (1 training clips): 1 of 2 scorers are left out of the fusion; lof: detector: 1 training"
+    assert said in caplog.text
+    with pytest.raises(InputError, match="no scorer can be fitted; lof: detector: 1 training"):
+        list(evaluate.score_group(some, e, np.zeros(6), specs[:1], tmp_path, fused=("lof",)))

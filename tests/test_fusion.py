@@ -128,17 +128,20 @@ def test_training_clips_that_one_scorer_lacks_are_left_out():
 
 def test_what_cannot_be_fused_is_told():
     scores = random()
-    for kwargs in (dict(name="near"), dict(name="rms-only"), dict(name="a", scorers=("near", "nearer"))):
-        with pytest.raises(UsageError, match=r"the name must be new, the rest known.*there is: near, far"):
+    for kwargs, message in (
+        (dict(name="near"), "a scorer 'near' is there already; expected another name"),
+        (dict(name="rms-only"), "a scorer 'rms-only' is there already"),
+        (dict(name="a", scorers=("near", "nearer")), "no scorer 'nearer', or twice; there is: near, far"),
+        (dict(name="a", scorers=("near", "near")), "no scorer 'near', or twice"),
+    ):
+        with pytest.raises(UsageError, match=message):
             fusion.fuse(scores, **kwargs)
-    with pytest.raises(UsageError, match="each named once"):
-        fusion.fuse(scores, name="a", scorers=("near", "near"))
     with pytest.raises(UsageError, match="how='median'; expected one of mean, max"):
         fusion.fuse(scores, name="a", how="median")
     lacking = table(clips("near", range(8), [1.0, 2.0]) + clips("far", range(8), [1.0]))
-    with pytest.raises(InputError, match=r"fuse 'a': 'far' has no score of test clip fan/test/00_1.wav of fan"):
+    with pytest.raises(InputError, match=r"fuse 'a', fan: 'far' has no score of test clip fan/test/00_1.wav, others"):
         fusion.fuse(lacking, name="a")
-    with pytest.raises(InputError, match="'near' has no score of a training clip of fan"):
+    with pytest.raises(InputError, match="fan: scorer 'near' has no score of a training clip"):
         fusion.fuse(table(clips("near", [], [1.0])), name="a")
     with pytest.raises(InputError, match="'near' scores a clip twice"):
         fusion.fuse(table(2 * clips("near", range(8), [1.0])), name="a")
@@ -197,3 +200,15 @@ def test_the_baseline_beside_two_runs_takes_part_once():
     scores = fusion.fuse_runs(runs)
     assert set(scores["scorer"]) == {"rms-only", "a", "training-free", "b", "fusion"}
     assert (scores["scorer"] == "training-free").sum() == len(beside["score"])
+
+
+def test_a_scorer_without_a_section_has_no_voice_in_it():
+    scores = random()
+    lacks = (scores["scorer"] == "far") & (scores["machine"] == "pump")
+    fewer = {name: column[~lacks] for name, column in scores.items()}
+    found, whole = fusion.fuse(fewer, name="both"), fusion.fuse(scores, name="both")
+    alone = fusion.fuse(scores, name="both", scorers=("near",))
+    pump = dict(machine="pump", split="test")
+    np.testing.assert_array_equal(of(found, **pump), of(alone, **pump))
+    np.testing.assert_array_equal(of(found, machine="fan"), of(whole, machine="fan"))
+    assert not np.allclose(of(whole, **pump), of(alone, **pump))

@@ -54,15 +54,30 @@ def test_it_learns(unbroken):
     assert len(loss) == STEPS and loss[-4:].mean() < 0.7 * loss[:4].mean()
 
 
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT]])
+def test_ctrl_c_saves_at_once_and_a_second_one_ends_the_process(signals, tmp_path):
+    told = []
+    try:
+        with train.asked_by(signal.SIGINT, told):
+            for number in signals:
+                os.kill(os.getpid(), number)
+    except KeyboardInterrupt:
+        told.append("ended")
+    assert told == ["SIGINT", "ended"][: len(signals)]
+    with pytest.raises(KeyboardInterrupt):  # as before
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
 def test_stopped_and_killed_runs_end_as_the_unbroken_one(unbroken, tmp_path):
     asked = start(tmp_path, 0.2)
     wait_for(tmp_path, asked, 4)
-    asked.send_signal(signal.SIGTERM)
+    asked.send_signal(signal.SIGINT)
     said, _ = asked.communicate(timeout=60)
     assert asked.returncode == 75 and "the same command resumes" in said
     done = len(losses(tmp_path))
     with_checkpoint = checkpoint.manager(tmp_path / "checkpoints")
-    assert with_checkpoint.latest_step() == done < STEPS  # SIGTERM saved what was done
+    assert with_checkpoint.latest_step() == done < STEPS  # SIGINT saved what was done
     with_checkpoint.close()
 
     killed = start(tmp_path, 0.2)

@@ -64,7 +64,9 @@ def summarise(scores: Mapping[str, np.ndarray], year: int | str, limits: Thresho
     """
     test = scores["split"] == "test"
     if not (scores["label"][test] >= 0).any():
-        return [], [f"none of {test.sum()} scores of test clips has a label: no metrics"]
+        clips = len(set(zip(*(scores[name][test].tolist() for name in ("machine", "section", "file")), strict=True)))
+        where = "scores are in scores.csv, decisions in submission/SCORER/decision_result_*.csv"
+        return [], [f"none of {clips} test clips has a label: no metrics; {where}"]
     rows, notes = [], _unusual(limits)
     loud = np.flatnonzero(test & (scores["scorer"] == RMS))
     if not len(loud):

@@ -14,6 +14,8 @@ CLIP = ("machine", "section", "domain", "split", "file")
 RULES = {"mean": np.mean, "max": np.max}
 FEW = 5  # training clips of a section, whose deviation says little
 
+Rows = dict[str, np.ndarray]  # of each scorer, in the table of scores
+
 
 def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] = (), how: str = "mean") -> Scores:
     """A scorer made of others, whose scores are first standardised by those of the normal training clips.
@@ -22,7 +24,8 @@ def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] 
     each section a scorer's scores lose the mean of the section's training clips, and are divided by their standard
     deviation (ddof 0). These scores must be of detectors that were fitted without the clip, as in scores.csv. Where a
     section has fewer than FEW, or all are equal, those of all the machine's sections together serve; where these are
-    all equal too, scores keep their unit. Infinite scores are left out of mean and deviation.
+    all equal too, scores keep their unit. Infinite scores are left out of mean and deviation. A scorer without any
+    score of a section's test clips has no part in that section.
 
     Args:
         scores: the columns of scores.csv.
@@ -36,26 +39,47 @@ def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] 
 
     Raises:
         UsageError: a name that is taken, no such scorer, or an unknown rule.
-        InputError: members or test clips that not all of the scorers have, or no score of a machine's training clips.
+        InputError: members, or some of a section's test clips, that not all of the scorers have, or no score of a
+            machine's training clips.
     """
     known = dict(systems(scores))
     scorers = list(scorers) or list(known)
     if how not in RULES:
         raise UsageError(f"fuse {name!r}: how={how!r}; expected one of {', '.join(RULES)}")
-    if name in (*known, RMS) or not scorers or len(set(scorers)) < len(scorers) or not set(scorers) <= set(known):
-        raise UsageError(
-            f"fuse {name!r} of scorers {scorers}: the name must be new, the rest known, each named once; there is: "
-            f"{', '.join(known)}"
-        )
+    if name in (*known, RMS):
+        raise UsageError(f"fuse: a scorer {name!r} is there already; expected another name for the fused one")
+    if odd := [scorer for scorer in scorers if scorer not in known or scorers.count(scorer) > 1]:
+        raise UsageError(f"fuse {name!r}: no scorer {odd[0]!r}, or twice; there is: {', '.join(known)}")
     parts = []
     for member in known[scorers[0]]:
         if lacking := [scorer for scorer in scorers if member not in known[scorer]]:
             raise InputError(f"fuse {name!r}: {lacking[0]!r} has no member {member}, {scorers[0]!r} has")
-        rows = _aligned(scores, {scorer: known[scorer][member] for scorer in scorers}, f"fuse {name!r}")
-        of = {column: scores[column][rows[0]] for column in COLUMNS}
-        standard = [_standardised(scores["score"][own], of, scorer) for own, scorer in zip(rows, scorers, strict=True)]
-        parts.append(of | {"scorer": np.full(len(rows[0]), name), "score": RULES[how](standard, axis=0)})
-    return concatenate(parts)
+        rows = {scorer: known[scorer][member] for scorer in scorers}
+        for machine, own in _by(scores, rows, "machine"):
+            for _, here in _by(scores, own, "section"):
+                parts.append(_fused(scores, own, here, f"fuse {name!r}, {machine}", how))
+    every = concatenate(parts)
+    return every | {"scorer": np.full(len(every["score"]), name)}
+
+
+def _by(scores: Mapping[str, np.ndarray], rows: Rows, column: str) -> Iterator[tuple[str, Rows]]:
+    """The rows of each machine or section, in order; a scorer without any is left out."""
+    values = {scorer: scores[column][own] for scorer, own in rows.items()}
+    for value in sorted({v for found in values.values() for v in found.tolist()}):
+        chosen = {scorer: own[values[scorer] == value] for scorer, own in rows.items()}
+        yield value, {scorer: own for scorer, own in chosen.items() if (scores["split"][own] == "test").any()}
+
+
+def _fused(scores: Mapping[str, np.ndarray], machine: Rows, section: Rows, where: str, how: str) -> Scores:
+    """The fused scores of a section's clips, from the rows of those scorers that have the section."""
+    rows = _aligned(scores, section, where)
+    of = {column: scores[column][rows[0]] for column in COLUMNS}
+    standard = []
+    for scorer, own in zip(section, rows, strict=True):
+        here, everywhere = (at[scores["split"][at] == "train"] for at in (own, machine[scorer]))
+        train = scores["score"][here], scores["score"][everywhere]
+        standard.append(_standardised(scores["score"][own], *train, f"{where}: scorer {scorer!r}"))
+    return of | {"score": RULES[how](standard, axis=0)}
 
 
 def check(rules: Sequence[Mapping], names: Sequence[str]) -> None:
@@ -126,28 +150,18 @@ def _aligned(scores: Mapping[str, np.ndarray], rows: dict[str, np.ndarray], wher
     for clip in dict.fromkeys(clip for found in place.values() for clip in found):
         if clip not in common and clip[3] == "test":
             lacks = next(scorer for scorer, found in place.items() if clip not in found)
-            raise InputError(f"{where}: {lacks!r} has no score of test clip {clip[-1]} of {clip[0]}, others have")
+            raise InputError(f"{where}: {lacks!r} has no score of test clip {clip[-1]}, others have")
     first = next(iter(place.values()))
     return [np.array([found[clip] for clip in first if clip in common], int) for found in place.values()]
 
 
-def _standardised(score: np.ndarray, of: Mapping[str, np.ndarray], scorer: str) -> np.ndarray:
-    """Scores (M,) of the clips `of` (M rows) in standard deviations from the mean of the section's training clips."""
-    out = np.empty(len(score))
-    train = (of["split"] == "train") & np.isfinite(score)
-    for machine, section in sorted(set(zip(of["machine"].tolist(), of["section"].tolist(), strict=True))):
-        ours = of["machine"] == machine
-        here = ours & (of["section"] == section)
-        usual = score[train & here]
-        if len(usual) < FEW or not _spread(usual):
-            usual = score[train & ours]
-        if not len(usual):
-            raise InputError(
-                f"fuse: scorer {scorer!r} has no score of a training clip of {machine}; expected at least one, to "
-                "standardise by"
-            )
-        out[here] = (score[here] - usual.mean()) / (_spread(usual) or 1.0)
-    return out
+def _standardised(score: np.ndarray, section: np.ndarray, machine: np.ndarray, where: str) -> np.ndarray:
+    """Scores (M,) in standard deviations from the mean of the section's training scores, or else of the machine's."""
+    section, machine = (train[np.isfinite(train)] for train in (section, machine))
+    usual = section if len(section) >= FEW and _spread(section) else machine
+    if not len(usual):
+        raise InputError(f"{where} has no score of a training clip; expected at least one, to standardise by")
+    return (score - usual.mean()) / (_spread(usual) or 1.0)
 
 
 def _spread(score: np.ndarray) -> float:
