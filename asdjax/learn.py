@@ -20,6 +20,9 @@ from asdjax.data.feed import Frames, Store
 from asdjax.progress import reporter
 
 
+MEMBER = "member_"  # folders of a group with several networks
+
+
 class Group(NamedTuple):
     """Clips that are learnt and scored together.
 
@@ -59,7 +62,7 @@ def learnt(
 def member_folders(workdir: Path, group: Group, members: int) -> list[Path]:
     """The folder of each of a group's networks."""
     folder = workdir / "groups" / group.name
-    folders = [folder] if members == 1 else [folder / f"member_{i}" for i in range(members)]
+    folders = [folder] if members == 1 else [folder / f"{MEMBER}{i}" for i in range(members)]
     for each in folders:
         each.mkdir(parents=True, exist_ok=True)
     return folders
@@ -131,8 +134,7 @@ def trained_states(
 ) -> list[TrainState]:
     """The networks' trained states; they have one number of steps."""
     settings = config["train"]
-    folders = dict.fromkeys(network.folder for network in networks)
-    name = networks[0].folder.name if len(folders) == 1 else f"{len(folders)} networks"
+    name = called([network.folder for network in networks])
     clips = sum({id(n.label): int(n.rows.sum()) for n in networks}.values())
     found = sorted({n.label["class"].shape[1] for n in networks})
     told = f", {' to '.join(map(str, found[:1] + found[1:][-1:]))} classes" if found[-1] else ""
@@ -158,6 +160,13 @@ def trained_states(
         if warning := train.collapse_warning(network.folder, network.label["class"].shape[1]):
             logging.warning("warning: %s: %s", network.folder, warning)
     return states
+
+
+def called(folders: list[Path]) -> str:
+    """'fan', 'fan (3 networks)', '7 groups' or '7 groups (21 networks)'."""
+    groups = dict.fromkeys(folder.parent.name if MEMBER in folder.name else folder.name for folder in folders)
+    name = next(iter(groups)) if len(groups) == 1 else f"{len(groups)} groups"
+    return name if len(groups) == len(folders) else f"{name} ({len(folders)} networks)"
 
 
 def embeddings(

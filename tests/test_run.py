@@ -15,7 +15,7 @@ import soundfile
 import tiny
 import trees
 
-from asdjax import chunks, evaluate, parallel, run, rundir, scoretable, train
+from asdjax import chunks, evaluate, learn, parallel, run, rundir, scoretable, train
 from asdjax.core import UsageError
 from asdjax.data import feed
 
@@ -402,3 +402,10 @@ def test_flatten():
 def test_devices_are_those_of_the_environment(finished):
     environment = json.loads((finished[0] / "environment.json").read_text())
     assert environment["devices"] == [f"{d.platform} {d.device_kind}" for d in jax.devices()]
+
+
+def test_what_is_trained_has_a_name():
+    fan, pump = Path("groups/fan"), Path("groups/pump")
+    assert learn.called([fan]) == "fan" and learn.called([fan, pump]) == "2 groups"
+    assert learn.called([fan / "member_0", fan / "member_1"]) == "fan (2 networks)"
+    assert learn.called([m / f"member_{i}" for m in (fan, pump) for i in range(3)]) == "2 groups (6 networks)"
