@@ -19,7 +19,6 @@ from asdjax.data import labels as classes
 from asdjax.data.feed import Frames, Store
 from asdjax.progress import reporter
 
-
 MEMBER = "member_"  # folders of a group with several networks
 
 
