@@ -80,28 +80,8 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         check_classes(groups, config["score"]["scorers"])
         rundir.claim(workdir, config, clips, store.gain, level)
         store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
-    together = config["train"]["groups"] == "together"
-    rules = config["score"]["fusions"]
-    fused = {name for rule in rules for name in rule["scorers"] or [s["name"] for s in config["score"]["scorers"]]}
-    columns = []
-    for some in [groups] if together else [[group] for group in groups]:
-        for group, networks in learn.learnt(config, workdir, some, store, mesh, watch):
-            scorers, rows = config["score"]["scorers"], group.rows
-            for member, (folder, e) in enumerate(networks):
-                e["own_class"] = group.labels.own_class[rows]
-                with watch.phase("score"):
-                    found = evaluate.score_group(clips[rows], e, level[rows], scorers, folder, fused=fused)
-                    for scorer, scores in found:
-                        if scorer != scoretable.RMS or member == 0:  # loudness has no members
-                            columns.append(scoretable.of_clips(scorer, member, clips[rows], scores))
-    scores = scoretable.concatenate(columns)
-    for selection in config["score"]["selections"]:
-        scores = scoretable.concatenate([scores, results.select(scores, **selection)])
-    single = [name for name, _ in scoretable.systems(scores)]
-    for rule in rules:
-        rule = {**rule, "scorers": rule["scorers"] or single}  # never of fusions
-        scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
-    scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
+    columns = scores_of_groups(config, workdir, groups, clips, store, level, mesh, watch)
+    scores = with_joined(scoretable.concatenate(list(columns)), config["score"])
     if config["score"]["training_free"]:
         with watch.phase("training-free"):
             scores = with_training_free(scores, clips, store, level, config["data"]["sample_rate"], mesh)
@@ -114,6 +94,35 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
     return rows
+
+
+def scores_of_groups(
+    config, workdir: Path, groups: list[learn.Group], clips: Clips, store: Store, level: np.ndarray, mesh, watch
+) -> Iterator[scoretable.Scores]:
+    """The scores of every group by every member and scorer, and once its loudness."""
+    scorers, rules = config["score"]["scorers"], config["score"]["fusions"]
+    fused = {name for rule in rules for name in rule["scorers"] or [spec["name"] for spec in scorers]}
+    together = config["train"]["groups"] == "together"
+    for some in [groups] if together else [[group] for group in groups]:
+        for group, networks in learn.learnt(config, workdir, some, store, mesh, watch):
+            rows = group.rows
+            for member, (folder, e) in enumerate(networks):
+                e["own_class"] = group.labels.own_class[rows]
+                with watch.phase("score"):
+                    for name, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder, fused=fused):
+                        if name != scoretable.RMS or member == 0:  # loudness has no members
+                            yield scoretable.of_clips(name, member, clips[rows], scores)
+
+
+def with_joined(scores: scoretable.Scores, settings: Mapping[str, Any]) -> scoretable.Scores:
+    """The scores and those that are made of them: selections, fusions, ensembles."""
+    for selection in settings["selections"]:
+        scores = scoretable.concatenate([scores, results.select(scores, **selection)])
+    single = [name for name, _ in scoretable.systems(scores)]
+    for rule in settings["fusions"]:
+        rule = {**rule, "scorers": rule["scorers"] or single}  # never of fusions
+        scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
+    return scoretable.concatenate([scores, scoretable.ensemble(scores)])
 
 
 def with_training_free(scores, clips: Clips, store: Store, level: np.ndarray, sample_rate: int, mesh):
