@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asdjax import evaluate, parallel, timing, train
+from asdjax import evaluate, parallel, steplog, timing, train
 from asdjax.core import System, TrainState
 from asdjax.data import feed, sampling
 from asdjax.data import labels as classes
@@ -156,7 +156,7 @@ def trained_states(
             watch=watch,
         )
     for network in networks:
-        if warning := train.collapse_warning(network.folder, network.label["class"].shape[1]):
+        if warning := steplog.collapse_warning(network.folder, network.label["class"].shape[1]):
             logging.warning("warning: %s: %s", network.folder, warning)
     return states
 

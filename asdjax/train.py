@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import logging
 import signal
 import time
@@ -19,14 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from asdjax import augment, checkpoint, chunks, frontends, heads, models, optim, parallel, systems, timing
-from asdjax.core import InputError, Parts, Preempted, System, TrainState, UsageError, build
+from asdjax import augment, checkpoint, chunks, frontends, heads, models, optim, parallel, steplog, systems, timing
+from asdjax.core import Parts, Preempted, System, TrainState, UsageError, build
 from asdjax.data import feed
 from asdjax.data.sampling import Sampler
-
-
-class Diverged(InputError):
-    """The loss is not finite."""
 
 
 def make(config: Mapping[str, Any], n_classes: int) -> System:
@@ -204,7 +199,7 @@ def train(
                 raise Preempted(f"stopped by {by(terminated)}; the same command resumes")
             return found or list(initial(networks, store, mesh))
         logs = [
-            cleanup.enter_context(open(open_log(network.folder / "metrics.jsonl", start), "a", buffering=1))
+            cleanup.enter_context(open(steplog.cut(network.folder / "metrics.jsonl", start), "a", buffering=1))
             for network in first
         ]
 
@@ -232,8 +227,8 @@ def train(
             seconds, began = now - began, now
             watch.add("train", seconds)
             for i, log in enumerate(logs):
-                write_log(log, {k: v[i] for k, v in metrics.items()}, step, seconds)
-            check_finite(metrics, step - chunk, networks, saved)
+                steplog.write(log, {k: v[i] for k, v in metrics.items()}, step, seconds)
+            steplog.check_finite(metrics, step - chunk, [n.folder for n in networks], saved)
             if progress:
                 last = {k: float(v[:, -1].mean()) for k, v in metrics.items()}
                 progress(step, stop, last, chunk * batch / seconds)
@@ -305,54 +300,3 @@ def rows_of(
         every = range(first, first + chunk)
         rows = np.stack([np.stack([network.sampler(network.seed, step) for step in every]) for network in networks])
         yield rows, rows // units + offsets[:, None, None]
-
-
-def open_log(path: Path, start: int) -> Path:
-    """Cuts from a metrics.jsonl the steps after `start` (they will be done again) and a line torn by a kill."""
-    if path.exists():
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-        path.write_text("".join(line + "\n" for line in kept))
-    return path
-
-
-def write_log(log, metrics: dict[str, np.ndarray], step: int, seconds: float) -> None:
-    """One JSON line per step of the chunk that ended at `step`; the chunk's time is shared out evenly."""
-    n = len(metrics["loss"])
-    for i in range(n):
-        values = {k: float(v[i]) for k, v in metrics.items()}
-        log.write(json.dumps({"step": step - n + i + 1, **values, "seconds": seconds / n}) + "\n")
-
-
-def check_finite(metrics: dict[str, np.ndarray], first: int, networks: list[Network], saved: int) -> None:
-    """Raises Diverged at the first step whose loss or gradient, in any network's metrics (E, S), is not finite."""
-    bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["gradient_norm"]))
-    if bad.any():
-        i = int(bad.any(0).argmax())
-        e = int(bad[:, i].argmax())
-        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was saved yet"
-        raise Diverged(
-            f"{networks[e].folder}: training diverged at step {first + i + 1}: loss {metrics['loss'][e, i]}, gradient "
-            f"norm {metrics['gradient_norm'][e, i]}; {kept}. Try a smaller config.optim.lr"
-        )
-
-
-def collapse_warning(folder: Path, n_classes: int) -> str:
-    """A sentence where the last steps show a collapsed network, as margin heads can end; '' where they do not."""
-    log = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()[-20:]] if log.exists() else []
-    if not lines or not {"embedding_cosine", "accuracy"} <= lines[0].keys():
-        return ""
-    cosine = float(np.mean([line["embedding_cosine"] for line in lines]))
-    hit = float(np.mean([line["accuracy"] for line in lines]))
-    if cosine > 0.99 or hit <= 1 / n_classes + 0.1 * (1 - 1 / n_classes):
-        return (
-            f"the network may have collapsed: over the last {len(lines)} steps class accuracy {hit:.2f} "
-            f"({n_classes} classes), mean cosine between embeddings {cosine:.3f}. Train longer or lower the margin"
-        )
-    return ""

@@ -26,6 +26,7 @@ LAYERS = {
     "asdjax.data.feed": 2,
     "asdjax.data.__main__": 5,
     "asdjax.checkpoint": 2,
+    "asdjax.steplog": 2,
     "asdjax.heads": 2,
     "asdjax.models": 2,
     "asdjax.systems": 3,

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import train_worker
 
-from asdjax import checkpoint, parallel, train
+from asdjax import checkpoint, parallel, steplog, train
 from asdjax.core import InputError, Preempted, System, UsageError
 from asdjax.data import feed
 
@@ -228,7 +228,7 @@ def test_divergence_stops_and_keeps_the_last_checkpoint(tmp_path):
     train_worker.main(tmp_path, 4)
     store = tiny.tones()
     store.gain[:] = np.nan
-    with pytest.raises(train.Diverged, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
+    with pytest.raises(steplog.Diverged, match=r"diverged at step 5: loss nan.*checkpoint of step 4 is kept"):
         train_worker.main(tmp_path, 8, store=store)
     with checkpoint.manager(tmp_path / "checkpoints") as kept:
         assert kept.all_steps() == [4]
@@ -282,7 +282,7 @@ def test_collapse_is_told(tmp_path):
     def log(cosine, accuracy):
         lines = [json.dumps({"embedding_cosine": cosine, "accuracy": accuracy})] * 20
         (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-        return train.collapse_warning(tmp_path, n_classes=10)
+        return steplog.collapse_warning(tmp_path, n_classes=10)
 
     assert "collapsed" in log(0.999, 0.9) and "collapsed" in log(0.2, 0.1)
     assert log(0.2, 0.9) == ""

@@ -1,0 +1,66 @@
+"""metrics.jsonl: what each step of a training was like, and what it says of the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from asdjax.core import InputError
+
+
+class Diverged(InputError):
+    """The loss is not finite."""
+
+
+def cut(path: Path, start: int) -> Path:
+    """Cuts from a metrics.jsonl the steps after `start` (they will be done again) and a line torn by a kill."""
+    if path.exists():
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= start:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        path.write_text("".join(line + "\n" for line in kept))
+    return path
+
+
+def write(log, metrics: dict[str, np.ndarray], step: int, seconds: float) -> None:
+    """One JSON line per step of the chunk that ended at `step`; the chunk's time is shared out evenly."""
+    n = len(metrics["loss"])
+    for i in range(n):
+        values = {k: float(v[i]) for k, v in metrics.items()}
+        log.write(json.dumps({"step": step - n + i + 1, **values, "seconds": seconds / n}) + "\n")
+
+
+def check_finite(metrics: dict[str, np.ndarray], first: int, folders: list[Path], saved: int) -> None:
+    """Raises Diverged at the first step whose loss or gradient is not finite in the metrics (E, S) of E folders."""
+    bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["gradient_norm"]))
+    if bad.any():
+        i = int(bad.any(0).argmax())
+        e = int(bad[:, i].argmax())
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint was saved yet"
+        raise Diverged(
+            f"{folders[e]}: training diverged at step {first + i + 1}: loss {metrics['loss'][e, i]}, gradient "
+            f"norm {metrics['gradient_norm'][e, i]}; {kept}. Try a smaller config.optim.lr"
+        )
+
+
+def collapse_warning(folder: Path, n_classes: int) -> str:
+    """A sentence where the last steps show a collapsed network, as margin heads can end; '' where they do not."""
+    log = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()[-20:]] if log.exists() else []
+    if not lines or not {"embedding_cosine", "accuracy"} <= lines[0].keys():
+        return ""
+    cosine = float(np.mean([line["embedding_cosine"] for line in lines]))
+    hit = float(np.mean([line["accuracy"] for line in lines]))
+    if cosine > 0.99 or hit <= 1 / n_classes + 0.1 * (1 - 1 / n_classes):
+        return (
+            f"the network may have collapsed: over the last {len(lines)} steps class accuracy {hit:.2f} "
+            f"({n_classes} classes), mean cosine between embeddings {cosine:.3f}. Train longer; if the "
+            "head has a margin, lower it"
+        )
+    return ""
