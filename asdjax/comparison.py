@@ -9,7 +9,7 @@ from typing import Any
 
 from asdjax.core import UsageError
 from asdjax.results import Result, published
-from asdjax.tables import console_of, new_table
+from asdjax.tables import console_of, new_table, show
 
 CLIPS_OF_SECTION = dict.fromkeys(("2022", "2023", "2024", "2025"), 200)  # test clips, in every section
 _WIDTH = 140  # columns: the nine machines of 2024 need as many
@@ -44,26 +44,29 @@ def print_published(
     cells = []
     if published.comparable(rows, year, part):
         columns = published.columns(year, theirs)
-        cells += _side_by_side(console, f"{title}: means over machines, in %", own, theirs, columns, year)
+        cells += _side_by_side(console, f"{title}: means over machines, in %", own, theirs, columns, year, {})
         per_machine["all"] = ("all", "", score)
     theirs = [system for system in theirs if any((name, "", "", score) in system.values for name in machines)]
-    cells += _side_by_side(console, f"{title}: {score} of each machine, in %", own, theirs, per_machine, year)
+    cells += _side_by_side(console, f"{title}: {score} of each machine, in %", own, theirs, per_machine, year, {})
     if cells:
         legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
         if str(year) in CLIPS_OF_SECTION:
             wanted = {name: CLIPS_OF_SECTION[str(year)] * len(sections) for name, sections in machines.items()}
             odd = [f"{name} ({clips[name]} of {n})" for name, n in wanted.items() if clips[name] != n]
             legend += ["not the challenge's test clips, not to be compared: " + ", ".join(odd)] * bool(odd)
-        more = f"every printed number, and notes: python -m asdjax.results published --year {year} --part {part}"
+        more = f"every printed number, and notes: python -m asdjax.results published --year {year} --part {part} --all"
         console.print("\n".join([*legend, more]), markup=False, highlight=False, soft_wrap=True)
 
 
-def print_published_tables(year: int | str, part: str | None = None, *, console: Any = None) -> None:
-    """Prints what is published of a year: the means of all systems, then every printed number, then the notes.
+def print_published_tables(
+    year: int | str, part: str | None = None, *, whole: bool = False, console: Any = None
+) -> None:
+    """Prints what is published of a year: the means of all systems with the notes on them.
 
     Args:
-        year: 2020 to 2025.
+        year: one of `published.years()`.
         part: 'dev' or 'eval'; both by default.
+        whole: every printed number too, and all notes.
         console: a rich Console; the terminal by default.
 
     Raises:
@@ -75,7 +78,11 @@ def print_published_tables(year: int | str, part: str | None = None, *, console:
         raise UsageError(f"published tables: found {year} {part or ''}".rstrip() + f"; there is: {there}")
     console = console or console_of(_WIDTH)
     for each in parts:
-        _print_part(console, year, each)
+        _print_part(console, year, each, whole)
+    if not whole:
+        flags = f"--year {year}" + f" --part {part}" * bool(part)
+        more = f"every printed number, and all notes: python -m asdjax.results published {flags} --all"
+        console.print(more, markup=False, highlight=False, soft_wrap=True)
 
 
 def _side_by_side(
@@ -85,26 +92,42 @@ def _side_by_side(
     theirs: Sequence[published.System],
     columns: Mapping[str, tuple[str, str, str]],
     year: int | str,
+    letters: Mapping[str, str],
 ) -> list[str]:
     """Prints a run's systems above the published ones and returns the latter's cells; nothing without any."""
-    from rich.markup import escape
 
     def filled(systems):
-        lines = [
-            (system.name, [published.shown(system, *column, year) for column in columns.values()]) for system in systems
-        ]
-        return [(name, cells) for name, cells in lines if set(cells) != {"-"}]
+        lines = []
+        for system in systems:
+            cells = [published.shown(system, *column, year) for column in columns.values()]
+            notes = [published.notes_on(system, *column, year) for column in columns.values()]
+            lines += [(system.name, cells, notes)] if set(cells) != {"-"} else []
+        return lines
 
     if not filled(theirs):
         return []
     table = _plain_table(title, ["system"], columns)
-    for name, cells in filled(own):
-        table.add_row(escape(f"this run: {name}"), *cells)
+    for name, *line in filled(own):
+        table.add_row(*_marked(f"this run: {name}", (), *line, letters))
     table.add_section()
-    for name, cells in filled(theirs):
-        table.add_row(escape(name), *cells)
-    console.print(table)
-    return [cell for _, cells in filled(theirs) for cell in cells]
+    for name, *line in filled(theirs):
+        table.add_row(*_marked(name, (), *line, letters))
+    show(console, table)
+    return [cell for _, cells, _ in filled(theirs) for cell in cells]
+
+
+def _marked(
+    name: str, names: Sequence[str], cells: Sequence[str], notes: Sequence[Sequence[str]], letters: Mapping[str, str]
+) -> list[str]:
+    """A row of a table, with the letters of notes: beside the system's name of those that all its numbers share."""
+    from rich.markup import escape
+
+    def marks(found):
+        return f" {''.join(letter for text, letter in letters.items() if text in found)}".rstrip()
+
+    common = set.intersection(*(set(own) for cell, own in zip(cells, notes, strict=True) if cell != "-"))
+    marked = [cell + marks(set(own) - common) for cell, own in zip(cells, notes, strict=True)]
+    return [escape(name) + marks(common), *names, *marked]
 
 
 def _plain_table(title: str, names: Sequence[str], columns: Iterable[str]) -> Any:
@@ -115,20 +138,21 @@ def _plain_table(title: str, names: Sequence[str], columns: Iterable[str]) -> An
     return table
 
 
-def _print_part(console: Any, year: int | str, part: str) -> None:
-    """Prints everything that is published of one part of a year."""
+def _print_part(console: Any, year: int | str, part: str, whole: bool) -> None:
+    """Prints the means that are published of one part of a year, or the whole, with the notes on what is shown."""
     title, systems = f"DCASE {year} {part}", published.systems(year, part)
     columns = published.columns(year, systems)
-    cells = _side_by_side(console, f"{title}: means over machines, in %", [], systems, columns, year)
-    texts = dict.fromkeys(text for system in systems for notes in system.notes.values() for text in notes)
-    letters = dict(zip(texts, string.ascii_letters, strict=False))
-    keys = [key for system in systems for key in system.printed if key[0] != "all"]
+    on = [published.notes_on(system, *column, year) for system in systems for column in columns.values()]
+    on += [notes for system in systems for notes in system.notes.values()] if whole else []
+    letters = dict(zip(dict.fromkeys(text for notes in on for text in notes), string.ascii_letters, strict=False))
+    cells = _side_by_side(console, f"{title}: means over machines, in %", [], systems, columns, year, letters)
+    keys = [key for system in systems for key in system.printed if whole and key[0] != "all"]
     for metric, domain in dict.fromkeys((metric, domain.replace("all", "")) for _, _, domain, metric in keys):
         name = f"{title}: {metric} {domain}".rstrip() + ", in %"
-        console.print(_listing(name, systems, published.sections(year, part), (metric, domain), letters))
+        show(console, _listing(name, systems, published.sections(year, part), (metric, domain), letters))
     legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
     legend += [f"{letter} {text}" for text, letter in letters.items()]
-    console.print("\n".join(legend) + "\n", markup=False, highlight=False)
+    console.print("\n".join(legend) + "\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _listing(
@@ -139,11 +163,6 @@ def _listing(
     letters: Mapping[str, str],
 ) -> Any:
     """The table of every printed number of one (metric, domain), with the letters of its notes."""
-    from rich.markup import escape
-
-    def marks(notes):
-        return f" {''.join(letter for text, letter in letters.items() if text in notes)}".rstrip()
-
     found = [{key[:2]: key for key in s.printed if (key[3], key[2].replace("all", "")) == column} for s in systems]
     known = {machine for where in found for machine, _ in where}
     shown = [machine for machine in (*machines, "all") if machine in known]
@@ -152,7 +171,7 @@ def _listing(
     for system, where in zip(systems, found, strict=True):
         for section in sorted({section for _, section in where}, key=lambda name: (not name.isdigit(), name)):
             keys = [where.get((machine, section)) for machine in shown]
-            common = set.intersection(*(set(system.notes[key]) for key in keys if key))
-            cells = [system.printed[key] + marks(set(system.notes[key]) - common) if key else "-" for key in keys]
-            table.add_row(escape(system.name) + marks(common), *[section] * several, *cells)
+            cells = [system.printed.get(key, "-") for key in keys]
+            notes = [system.notes.get(key, ()) for key in keys]
+            table.add_row(*_marked(system.name, [section] * several, cells, notes, letters))
     return table

@@ -26,7 +26,7 @@ def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[
 
     Args:
         rows: those of results.csv.
-        year: for the title; the columns follow from the rows.
+        year: for the title; the columns follow from the rows, none is empty.
         detail: the scorers that get a table of their own; (): all.
         console: a rich Console; the terminal by default.
     """
@@ -43,9 +43,9 @@ def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[
         if scorer not in named:
             continue
         of = f"{scorer}, {year}" + (f": {first.label}" if first.std else "")
-        console.print(_detail(f"{of}, in %", first, columns))
+        show(console, _detail(f"{of}, in %", first, columns))
     if lines:
-        console.print(_summary(f"all scorers, {year}: means over machines and sections, in %", lines, columns))
+        show(console, _summary(f"all scorers, {year}: means over machines and sections, in %", lines, columns))
 
 
 def console_of(least: int) -> Any:
@@ -56,6 +56,16 @@ def console_of(least: int) -> Any:
     if not console.is_terminal:  # else a file would get 80 columns
         console.width = max(console.width, least)
     return console
+
+
+def show(console: Any, table: Any) -> None:
+    """Prints a table; where it goes to a file, without blanks at the ends of lines."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    console.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
 
 
 def _lines(members: Mapping[str, Mapping]) -> list[_Line]:
@@ -73,7 +83,7 @@ def _table_columns(keys: set[tuple]) -> list[tuple[str, str]]:
     columns = []
     for metric in ("AUC", "pAUC", f"{RMS} AUC"):
         split = [(metric, domain) for domain in metrics.DOMAINS if (metric, domain) in given]
-        columns += split or [(metric, "")]
+        columns += split or [(metric, "")] * any(metric == name for name, _ in given)
     return columns
 
 
@@ -107,6 +117,8 @@ def _summary(title: str, lines: Mapping[str, list[_Line]], columns: list[tuple[s
     """The table of all scorers: means over machines and sections, official score with its bootstrap interval."""
     mean, label = _mean(columns)
     columns = [column for column in columns if column[0] == "AUC"] + [("pAUC", ""), (f"{RMS} AUC", "")]
+    shown = [line for own in lines.values() for line in own]
+    columns = [column for column in columns if any(_cell(line, "all", mean, *column) != "-" for line in shown)]
     score = "mean of average AUC and pAUC" if label == "average" else "official score"
     several = any(own[0].std for own in lines.values())  # then each row says what its ± is
     table = new_table(title, ("scorer",), columns)

@@ -12,7 +12,7 @@ machine, or since 2023 per machine and section. `mnv2`: which section is this? b
 
 Published, harmonic means over machines in percent (AUC source, AUC target, pAUC): 2023 dev AE mse 64.79 49.59 52.84,
 mahala 68.84 52.37 52.36; 2022 dev AE 68.6 43.7 53.8, MobileNetV2 64.1 47.7 56.3; 2021 dev AE (AUC, pAUC) 62.01 53.43,
-MobileNetV2 59.24 55.95. `python -m asdjax.results published --year 2023` prints all that is known.
+MobileNetV2 59.24 55.95. `python -m asdjax.results published --year 2023 --all` prints all that is known.
 
 Ours on the embedded data set, mean and deviation of three seeds, official score of 2023 in percent: mse 73.6 +-
 0.8, mahala 67.2 +- 0.6, mahala_per_row 71.7 +- 0.7; statistics without any training (configs/statistics.py) 77.3.

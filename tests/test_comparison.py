@@ -68,7 +68,7 @@ def test_a_whole_year_is_printed_beside_the_published_means():
     assert shown[0].startswith(f"official baseline: AE MSE {100 * car:.2f}* ") and shown[0].endswith(" 55.02")
     assert "* computed here from printed numbers" in text
     assert "( ) not the official metric, not to be compared" in text
-    assert text[-1].endswith("python -m asdjax.results published --year 2023 --part dev")
+    assert text[-1].endswith("python -m asdjax.results published --year 2023 --part dev --all")
 
 
 def test_of_a_part_of_the_machines_only_those_are_printed():
@@ -90,8 +90,40 @@ def test_nothing_is_printed_where_nothing_can_be_compared():
     assert beside([], 2023, "dev") == []
 
 
-def listed(year, part=None):
-    return lines(lambda console: comparison.print_published_tables(year, part, console=console))
+def listed(year, part=None, whole=True):
+    return lines(lambda console: comparison.print_published_tables(year, part, whole=whole, console=console))
+
+
+def test_the_means_come_with_the_notes_on_them():
+    text = listed(2023, whole=False)
+    assert [line for line in text if line.endswith("in %")] == [
+        f"DCASE 2023 {part}: means over machines, in %" for part in ("dev", "eval")
+    ]
+    (row,) = [line[0] for line in text if line[1:].startswith(" the row is labelled 'AUC (source)'")]
+    (slip,) = [line[0] for line in text if line[1:].startswith(" the 21 printed cells give 59.73")]
+    (zeng,) = [line[0] for line in text if "111 of the 112 cells" in line]
+    (zhang,) = [line[0] for line in text if "55 of the 56 cells" in line]
+    ensemble = next(line for line in text if line.startswith("Zhang 2023: Ensemble"))
+    assert re.search(rf"\(61.48\) {row}{slip} 64.83\* {zhang} 64.39\* {zhang}$", ensemble)
+    assert any(re.match(rf"Zeng 2023: MV2_SEC - - 55.19 \w - 69.59 {zeng} 62.83 {zeng}$", line) for line in text)
+    assert not any("probably a slip in a digit" in line for line in text)  # of a cell that is not shown
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("year", published.years())
+def test_every_note_is_on_something_that_is_shown(year, whole):
+    for part in ("dev", "eval"):
+        if not published.of(year, part):
+            continue
+        text = listed(year, part, whole)
+        texts = {note for row in published.of(year, part) for note in row.notes}
+        letters = {line[0]: line[2:] for line in text if line[1:2] == " " and line[2:] in texts}
+        assert len(letters) == len(texts) or not whole
+        names = sorted({f"{row.source}: {row.system}" for row in published.of(year, part)}, key=len, reverse=True)
+        shown = [line.removeprefix(name) for line in text if (name := next(filter(line.startswith, names), ""))]
+        words = {word for line in shown for word in line.split()} - {"harmonic", "arithmetic", "mean"}
+        used = {letter for word in words if word.isalpha() for letter in word}
+        assert used == set(letters)
 
 
 def test_every_printed_number_is_listed_with_its_note():

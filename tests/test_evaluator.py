@@ -178,7 +178,7 @@ BAD = {
     ),
     "unknown section": (
         lambda f: (f / SCORE).rename(f / SCORE.replace("00", "01")),
-        "section 01 of ToyTank is not in the truth",
+        "section 01 of ToyTank is not in the truth, which has 00 of ToyTank",
     ),
     "unknown clip": (
         lambda f: first_row(f / SCORE, lambda row: "section_00_0900.wav,1"),
@@ -216,14 +216,98 @@ def test_bad_submissions_are_refused_and_it_is_said_why(tmp_path, capsys, kind):
 
 
 def test_all_problems_are_listed_up_to_twenty(tmp_path, capsys):
-    small(tmp_path, n=10)
+    machines = [f"m{i:02}" for i in range(22)]
+    small(tmp_path, machines=machines, n=1)
     for file in (tmp_path / "system").glob("anomaly*"):
-        rows = list(csv.reader(open(file)))
-        write(file, [(name, "high" if i < 11 else value) for i, (name, value) in enumerate(rows)])
+        first_row(file, lambda row: row.split(",")[0] + ",high")
     assert command.main(["validate", *flags(tmp_path, "2023")]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert sum("found 'high', expected a finite number" in line for line in lines) == 20
+    assert sum("line 1: found 'high', expected a finite number" in line for line in lines) == 20
     assert lines[20:] == ["and 2 more", "not valid: 22 problems"]
+
+
+def rename_both(folder: Path, old: str, new: str) -> None:
+    for name in (SCORE, DECISION):
+        (folder / name).rename(folder / name.replace(old, new))
+
+
+MANY = {
+    "a missing row, before what it makes of the decisions": (
+        lambda f: first_row(f / SCORE, lambda row: ""),
+        [f"{SCORE}: 31 rows, expected 32; missing: section", f"{DECISION}: other clips than in {SCORE}: only in one"],
+    ),
+    "another separator": (
+        lambda f: [rewrite(f / name, ",", ";") for name in (SCORE, DECISION)],
+        [
+            f"{SCORE} line 1: found 1 column, expected 2: file name and a finite number (and 31 more rows)",
+            f"{DECISION} line 1: found 1 column, expected 2: file name and the decision 0 or 1 (and 31 more rows)",
+        ],
+    ),
+    "an unknown section": (
+        lambda f: rename_both(f, "_00_", "_01_"),
+        [
+            f": no {SCORE}, expected one with 32 rows",
+            f"{SCORE.replace('00', '01')}: section 01 of ToyTank is not in the truth, which has 00 of ToyTank",
+        ],
+    ),
+    "an unknown machine": (
+        lambda f: rename_both(f, "Tank", "Tink"),
+        [
+            f": no {SCORE}, expected one with 32 rows",
+            f"{SCORE.replace('Tank', 'Tink')}: machine ToyTink is not in the truth, which has ToyTank, shaker",
+        ],
+    ),
+    "unknown clips": (
+        lambda f: [rewrite(f / name, "section_00_0", "section_00_9") for name in (SCORE, DECISION)],
+        [
+            f"{SCORE} line 1: section_00_9003 is no test clip of ToyTank 00 (and 31 more rows)",
+            f"{SCORE}: 32 rows, expected 32; missing: section_00_0000, section_00_0001, section_00_0002 and 29 more",
+        ],
+    ),
+    "no rows": (lambda f: (f / SCORE).write_text(""), [f"{SCORE}: no rows, expected scores"]),
+    "no scores": (lambda f: (f / SCORE).unlink(), [f": no {SCORE}, expected one with 32 rows"]),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_one_cause_is_one_line_and_comes_first(tmp_path, capsys, kind):
+    break_it, expected = MANY[kind]
+    small(tmp_path)
+    break_it(tmp_path / "system")
+    assert command.main(["validate", *flags(tmp_path, "2023")]) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"not valid: {len(expected)} problem{'s' * (len(expected) > 1)}"
+    for line, text in zip(lines, expected, strict=True):
+        assert text in line
+
+
+def test_the_domain_of_2021_is_named_with_its_section(tmp_path, capsys):
+    small(tmp_path, "2021", ("fan",))
+    source = tmp_path / "system" / "anomaly_score_fan_section_00_source_test.csv"
+    rename = source.with_name(source.name.replace("00", "05"))
+    source.rename(rename)
+    assert command.main(["validate", *flags(tmp_path, "2021")]) == 1
+    expected = f"{rename.name}: section 05 source of fan is not in the truth, which has 00 source of fan, 00 target of"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--as_official"]])
+def test_unreadable_rows_stop_the_evaluation_either_way(tmp_path, capsys, more):
+    small(tmp_path)
+    first_row(tmp_path / "system" / SCORE, lambda row: row.replace(",", ";"))
+    assert command.main(["evaluate", *flags(tmp_path, "2023", out=tmp_path / "out"), *more]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and f"{SCORE} line 1: found 1 column" in said[0]
+
+
+def test_decisions_of_2020_are_refused_once(tmp_path, capsys):
+    small(tmp_path, "2020", ("fan", "valve"))
+    for i in (1, 3):
+        (tmp_path / "system" / f"decision_result_fan_id_0{i}.csv").write_text("id_01_00000000.wav,1\n")
+    assert command.main(["validate", *flags(tmp_path, "2020")]) == 1
+    line, _ = capsys.readouterr().out.splitlines()
+    assert "decision_result_fan_id_01.csv: 2020 has no decisions, expected anomaly_score_MACHINE_id_NN.csv" in line
+    assert line.endswith(" (and 1 more file)")
 
 
 @pytest.mark.parametrize("year,other", [("2023", "2024"), ("2021", "2022"), ("2020", "2021")])
@@ -272,7 +356,11 @@ def test_several_systems_are_each_evaluated(tmp_path, capsys):
         "two: valid: 2 machines, 64 clips, decisions: no",
     ]
     assert command.main(["evaluate", *given, "--out", str(tmp_path / "out")]) == 0
-    assert "two: no decision files: no precision, recall and F1 score" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\nnote: two: no decision files: no precision, recall and F1 score\n" in f"\n{said}"
+    assert "rms-only" not in said  # nobody's submission has the loudness
+    assert command.main(["evaluate", *given, "--out", str(tmp_path / "out"), "--as_official"]) == 0
+    assert capsys.readouterr().out.count("as the official evaluator of 2023: alignment by sorting changed nothing") == 1
     rows = list(csv.DictReader(open(tmp_path / "out" / "results.csv")))
     of = {name: {row["metric"] for row in rows if row["scorer"] == name} for name in ("one", "two")}
     assert {"precision", "recall", "F1 score"} == of["one"] - of["two"] and of["two"] - of["one"] == set()
@@ -311,7 +399,7 @@ def test_alignment_by_sorting_is_repeated_and_said(tmp_path, capsys):
     by_name = dict(files[score.name])
     right = roc_auc_score([int(y) for y in truth.values()], [float(by_name[n]) for n in truth])
     assert right != pytest.approx(found["fan", "00", "all", "AUC"])
-    assert "alignment by sorting took what by name is malformed in" in capsys.readouterr().out
+    assert "alignment by sorting took what by name is malformed: " in capsys.readouterr().out
     first_row(score, lambda row: "")
     assert command.main(["evaluate", *flags(tmp_path, "2022", out=tmp_path / "out"), "--as_official"]) == 1
     assert f"{score.name}: 31 rows, expected 32" in capsys.readouterr().err
@@ -351,6 +439,51 @@ def test_a_run_of_one_scorer_is_packed_as_any_other(tmp_path):
 
 def rewrite(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
+
+
+def test_notes_say_of_how_many_systems_they_are():
+    assert command._whose(["a"], 1) == ""
+    assert command._whose(["b"], 3) == "b: "
+    assert command._whose(["a", "b"], 2) == "all 2 systems: "
+    assert command._whose(list("abcd"), 5) == "4 of 5 systems (a, b, c and 1 more): "
+
+
+def test_a_fusion_prints_its_own_table_and_says_where_an_ensemble_takes_part(tmp_path, capsys):
+    for name, members in (("one", 1), ("three", 3)):
+        write_run(tmp_path / name, members=members, scorers=(f"near {name}", f"far {name}"))
+    runs = [str(tmp_path / name) for name in ("one", "three")]
+    assert command.main(["fuse", "--runs", *runs, "--out", str(tmp_path / "out"), "--name", "joint"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith(", in %")] == [
+        "joint, 2024, in %",
+        "all scorers, 2024: means over machines and sections, in %",
+    ]
+    assert sum(line.startswith((" near ", " far ", " joint ")) for line in lines) == 5
+    assert [line for line in lines if "takes part" in line] == ["three: of its 3 members the ensemble takes part"]
+    assert command.main(["fuse", "--runs", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    said = capsys.readouterr().out
+    assert "takes part" not in said and "\n near three " in said and "joint" not in said  # made of the others
+
+
+@pytest.mark.parametrize("year", ["2026", "1999", "plain"])
+def test_years_without_published_numbers_are_answered_with_those_that_have_some(capsys, year):
+    assert command.main(["published", "--year", year]) == 2
+    said = capsys.readouterr().err
+    assert f"found {year}; there is: 2020 dev, " in said and "2025 eval" in said and "2026 eval" not in said
+    with pytest.raises(SystemExit):
+        command.main(["published", "--help"])
+    assert "one of 2020, 2021, 2022, 2023, 2024, 2025\n" in capsys.readouterr().out
+
+
+def test_published_numbers_are_the_means_unless_all_are_wanted(capsys):
+    assert command.main(["published", "--year", "2023"]) == 0
+    few = capsys.readouterr().out.splitlines()
+    assert command.main(["published", "--year", "2023", "--all"]) == 0
+    many = capsys.readouterr().out.splitlines()
+    assert len(few) < 50 < 100 < len(many)
+    assert few[-1].endswith("python -m asdjax.results published --year 2023 --all")
+    assert not any("--all" in line for line in many)
+    assert not any(line.endswith(" ") for line in few + many)
 
 
 def read_all(folder: Path) -> dict[str, bytes]:

@@ -83,7 +83,8 @@ def test_names_of_the_baseline(tmp_path):
     one = read_one(tmp_path / "x")
     assert one.scores.keys() == one.decisions.keys() == {("ToyTank", "00", ""), ("bandsaw", "00", "")}
     assert problems(tmp_path / "x", 2024)[0].endswith(
-        "_Eval.csv: a name of 2023, expected anomaly_score_MACHINE_section_NN_test.csv or decision_result_*"
+        "_Eval.csv: a name of 2023, expected anomaly_score_MACHINE_section_NN_test.csv or decision_result_* "
+        "(and 3 more files)"
     )
     written(tmp_path / "x", "section_00_0001.wav,1\n", "anomaly_score_bandsaw_section_00_test.csv")
     assert any("is of the same clips, expected one anomaly_score file" in text for text in problems(tmp_path / "x"))
@@ -126,6 +127,35 @@ def test_malformed_rows_are_named(tmp_path, line, message):
     assert text.startswith(f"{SCORE} line 2: ") and message in text
 
 
+def test_rows_with_the_same_complaint_are_one_problem(tmp_path):
+    rows = [f"section_00_{i:04}.wav;{i}" for i in range(3)] + ["a,b,c"]
+    rows += [f"section_00_{i:04}.wav,high" for i in range(3, 5)] + ["section_00_0005.wav,1"] * 3
+    rows += ["section_01_0006.wav,1", "section_01_0007.wav,1", "section_00_source_train_normal_0008.wav,1", "x.wav,1"]
+    rows += ["id_00_00000001.wav,1", "id_00_00000002.wav,1"]
+    said = problems(written(tmp_path / "x", "\n".join(rows)))
+    starts_and_counts = [
+        ("1: found 1 column, expected 2", "2 more rows"),
+        ("4: found 3 columns, expected 2", ""),
+        ("5: found 'high', expected a finite number", "1 more row"),
+        ("10: found 'section_01_0006.wav', expected a test clip of fan 00", "2 more rows"),
+        ("13: found 'x.wav', expected section_NN_NNNN.wav", ""),
+        ("14: found 'id_00_00000001.wav', a name of 2020, expected", "1 more row"),
+        ("8: section_00_0005 a second time, first in line 7", "1 more row"),
+    ]
+    for text, (start, count) in zip(said, starts_and_counts, strict=True):
+        assert text.startswith(f"{SCORE} line {start}")
+        assert text.endswith(f" (and {count})") if count else "more row" not in text
+
+
+def test_what_follows_from_unreadable_rows_is_not_said(tmp_path):
+    written(tmp_path / "x", "section_00_0001.wav,1\nsection_00_0002.wav;1\n")
+    written(tmp_path / "x", "section_00_0001.wav,1\nsection_00_0002.wav,1\n", DECISION)
+    (text,) = problems(tmp_path / "x")  # not that the decisions are of other clips
+    assert text.startswith(f"{SCORE} line 2: found 1 column")
+    written(tmp_path / "x", "file,score\nsection_00_0001.wav,1\n")  # a header hides no clip
+    assert [text[:24] for text in problems(tmp_path / "x")] == [f"{SCORE} line 1: "[:24], f"{DECISION}: "[:24]]
+
+
 def test_a_header_is_called_one(tmp_path):
     (text,) = problems(written(tmp_path / "x", "file_name,score\nsection_00_0001.wav,1\n"))
     assert text == f"{SCORE} line 1: 'file_name,score' looks like a header: the files have none"
@@ -161,7 +191,8 @@ def test_decisions_without_scores(tmp_path):
 @pytest.mark.parametrize(
     "year,name,message",
     [
-        (2020, DECISION, "expected anomaly_score_MACHINE_id_NN.csv"),
+        (2020, DECISION, "2020 has no decisions, expected anomaly_score_MACHINE_id_NN.csv"),
+        (2020, "decision_result_fan_id_00.csv", "2020 has no decisions, expected anomaly_score_MACHINE_id_NN.csv"),
         (2020, SCORE, "a name of 2022, 2023, 2024, 2025, 2026, expected anomaly_score_MACHINE_id_NN.csv"),
         (2021, SCORE, "expected anomaly_score_MACHINE_section_NN_{source|target}_test.csv or decision_result_*"),
         (2023, "anomaly_score_fan_id_00.csv", "a name of 2020, expected anomaly_score_MACHINE_section_NN_test.csv"),

@@ -14,7 +14,7 @@ import numpy as np
 
 from asdjax import metrics, threshold
 from asdjax.core import InputError, UsageError
-from asdjax.results.submission import Thresholds, decisions, table_of, write_submission
+from asdjax.results.handing_in import Thresholds, decisions, table_of, write_submission
 from asdjax.scoretable import ENSEMBLE, RMS, Scores, systems, write_csv
 
 __all__ = ["Result", "Thresholds", "select", "summarise", "thresholds", "write_results", "write_submission"]

@@ -16,7 +16,7 @@ from asdjax import comparison, outcome, results, rundir, scoretable, tables
 from asdjax.core import InputError, UsageError
 from asdjax.data import truth
 from asdjax.data.names import YEARS, year_of
-from asdjax.results import evaluation, fusion, submission
+from asdjax.results import evaluation, fusion, handing_in, submission
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -33,10 +33,13 @@ def evaluate(args: argparse.Namespace) -> int:
     if found:
         raise InputError(evaluation.listed(found))
     act, rows = evaluation.evaluate_as_official if args.as_official else evaluation.evaluate, []
+    names_of: dict[str, list[str]] = {}  # of the systems with a note
     for system in systems:
         of_system, notes = act(system, year, evaluation.truth_of_names(system, year) if given is None else given)
         rows += [results.Result(system.name, "0", *row) for row in of_system]
-        _say(*(f"note: {f'{system.name}: ' * (len(systems) > 1)}{note}" for note in notes))
+        for note in notes:
+            names_of.setdefault(note, []).append(system.name)
+    _say(*(f"note: {_whose(names, len(systems))}{note}" for note, names in names_of.items()))
     results.write_results(out / "results.csv", rows)
     tables.print_tables(rows, year)
     _say(f"wrote {out / 'results.csv'}")
@@ -72,7 +75,7 @@ def pack(args: argparse.Namespace) -> int:
         raise InputError(f"{run / 'scores.csv'}: no scores of test clips, expected some")
     with tempfile.TemporaryDirectory() as folder:  # all or nothing
         written = Path(folder, "submission")
-        submission.write_submission(written, scores, year, results.thresholds(scores))
+        handing_in.write_submission(written, scores, year, results.thresholds(scores))
         systems, found = submission.read_submissions(written, year)
         found += [problem for system in systems for problem in evaluation.problems(system, year)]
         if found:
@@ -94,12 +97,15 @@ def fuse(args: argparse.Namespace) -> int:
     years = {str(run): _year_of_run(run) for run in runs}
     if len(set(years.values())) > 1:
         raise InputError(f"runs of different years cannot be fused: {years}")
-    files = {}
+    files, members = {}, []
     for run in runs:
         scores = scoretable.read_scores(run / "scores.csv")
         fused = [] if args.scorers else _fusions_of_run(run)  # made of the others: they would count twice
         kept = ~np.isin(scores["scorer"], fused)
-        files[_name(run, runs)] = {name: column[kept] for name, column in scores.items()}
+        files[_name(run, runs)] = own = {name: column[kept] for name, column in scores.items()}
+        counts = [len(found) - 1 for _, found in scoretable.systems(own) if scoretable.ENSEMBLE in found]
+        several = max(counts, default=0)
+        members += [f"{_name(run, runs)}: of its {several} members the ensemble takes part"] * (several > 0)
     scores = fusion.fuse_runs(files, name=args.name, scorers=args.scorers, how=args.how)
     year = next(iter(years.values()))
     out.mkdir(parents=True, exist_ok=True)
@@ -111,15 +117,22 @@ def fuse(args: argparse.Namespace) -> int:
     }
     rundir.write_json(out / "config.json", {"data": {"year": year}, "fuse": made_of})
     rows, notes = outcome.write(out, scores, year)
-    tables.print_tables(rows, year)
-    _say(*(f"note: {note}" for note in notes), f"wrote {out}")
+    tables.print_tables(rows, year, detail=[args.name])
+    _say(*members, *(f"note: {note}" for note in notes), f"wrote {out}")
     return 0
 
 
 def published(args: argparse.Namespace) -> int:
-    """Prints what reports and organisers have published."""
-    comparison.print_published_tables(_official_year(args.year), args.part)
+    """Prints what reports and organisers have published: means over machines with their notes, or all of it."""
+    comparison.print_published_tables(args.year, args.part, whole=args.all)
     return 0
+
+
+def _whose(names: list[str], n: int) -> str:
+    """Which of n systems a note is of."""
+    if n == 1 or len(names) == 1:
+        return f"{names[0]}: " * (n > 1)
+    return f"all {n} systems: " if len(names) == n else f"{len(names)} of {n} systems ({evaluation.some(names)}): "
 
 
 def _name(run: Path, runs: list[Path]) -> str:
@@ -154,8 +167,8 @@ def _year_of_run(run: Path) -> str:
 def _fusions_of_run(run: Path) -> list[str]:
     """Names of the scorers that the run itself has fused."""
     config = json.loads((run / "config.json").read_text())  # read once before, for its year
-    score, fuse = config.get("score", {}), config.get("fuse", {})
-    return [rule["name"] for rule in score.get("fusions", ())] + [fuse["name"]] * bool(fuse)
+    rules = [*config.get("score", {}).get("fusions", ()), *([config["fuse"]] if "fuse" in config else [])]
+    return [rule["name"] for rule in rules]
 
 
 def _chosen(scores: scoretable.Scores, scorer: str | None, member: str | None) -> scoretable.Scores:
@@ -205,8 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--name", default="fused", help="of the new scorer; default: %(default)s")
     own.set_defaults(act=fuse)
     own = commands.add_parser("published", help="published numbers of a year", description=published.__doc__)
-    own.add_argument("--year", required=True, help="2020 to 2026")
+    own.add_argument("--year", required=True, help=f"one of {', '.join(comparison.published.years())}")
     own.add_argument("--part", choices=("dev", "eval"), help="default: both")
+    own.add_argument("--all", action="store_true", help="every printed number, machine by machine, and all notes")
     own.set_defaults(act=published)
     return parser
 

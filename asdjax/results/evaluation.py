@@ -17,7 +17,8 @@ from asdjax import metrics
 from asdjax.core import InputError
 from asdjax.data.names import year_of
 from asdjax.data.truth import NAMED_WRONG, Truth, is_named_wrong
-from asdjax.results.submission import File, Part, Submission, clip_of, ending_of, name_problems
+from asdjax.results.handing_in import Part, ending_of
+from asdjax.results.submission import Submission, clip_of, name_problems, one_a_kind
 
 Truths = Mapping[tuple[str, str], Truth]  # (machine, stem)
 
@@ -30,7 +31,9 @@ class Evaluation(NamedTuple):
 
 
 def problems(submission: Submission, year: int | str, truth: Truths | None = None) -> list[str]:
-    """Everything that is wrong with the names and clips of a submission; without truth, as far as it says itself.
+    """Everything that is wrong with the rows and clips of a submission; without truth, as far as it says itself.
+
+    Causes come before what follows from them, and a complaint about many rows of a file is one sentence.
 
     Args:
         submission: as read.
@@ -40,11 +43,15 @@ def problems(submission: Submission, year: int | str, truth: Truths | None = Non
     Returns:
         sentences that name the file and the line; none where it is valid.
     """
+    found, parts = [], None if truth is None else _parts(truth, year)
+    if parts is not None:
+        found += _file_problems(submission, year, parts)
+        scores, decided = ({p: f for p, f in files.items() if p in parts} for files in submission[2:])
+        submission = submission._replace(scores=scores, decisions=decided)  # of other files all has been said
     known = of_clips(submission, year, truth or {})
-    parts = None if truth is None else _parts(truth, year)
-    found = [] if parts is None else [*_file_problems(known, year, parts)]
-    found += [*name_problems(submission, year), *_clip_problems(known)]
-    return found if parts is None else [*found, *_row_problems(known, year, parts)]
+    found += [*_complaints(submission), *name_problems(submission, year), *_repetitions(known)]
+    found += [] if parts is None else _row_problems(known, year, parts)
+    return [*found, *_decision_problems(known, alone=parts is None)]
 
 
 def evaluate(submission: Submission, year: int | str, truth: Truths) -> Evaluation:
@@ -71,7 +78,7 @@ def evaluate_as_official(submission: Submission, year: int | str, truth: Truths)
     truth = {(machine, clip): t for (machine, clip), t in truth.items() if (machine, t.section, "") not in skipped}
     parts = _parts(truth, year)
     named = of_clips(submission, year, truth if str(year) >= "2023" else {})
-    stops = [*_file_problems(named, year, parts), *_count_problems(named, parts)]
+    stops = [*_file_problems(named, year, parts), *_complaints(named), *_count_problems(named, parts)]
     if stops:
         raise InputError(listed(stops))
     table = _table(named, parts, by_sorting=True)
@@ -121,7 +128,7 @@ def of_clips(submission: Submission, year: int | str, truth: Truths) -> Submissi
             clips = [clip_of(row.name, year) for row in file.rows]
             clips = [hidden.get((part[0], clip), clip) for clip in clips]
             rows = [row._replace(name=clip) for row, clip in zip(file.rows, clips, strict=True)]
-            found[part] = File(file.path, rows)
+            found[part] = file._replace(rows=rows)
         return found
 
     return submission._replace(scores=named(submission.scores), decisions=named(submission.decisions))
@@ -146,36 +153,50 @@ def some(names: list[str], n: int = 3) -> str:
 # ---------------------------------------------------------------- checks
 
 
-def _clip_problems(submission: Submission) -> Iterator[str]:
-    """Clips twice in a file, and decisions that are not of the clips that have scores."""
-    scores, decided = submission.scores, submission.decisions
-    for file in (*scores.values(), *decided.values()):
-        first = {}
+def _complaints(submission: Submission) -> Iterator[str]:
+    """What is wrong with columns and numbers."""
+    for file in (*submission.scores.values(), *submission.decisions.values()):
+        yield from file.complaints
+
+
+def _repetitions(submission: Submission) -> Iterator[str]:
+    """Clips twice in a file."""
+    for file in (*submission.scores.values(), *submission.decisions.values()):
+        first, found = {}, []
         for row in file.rows:
             if (before := first.setdefault(row.name, row)) is not row:
-                yield f"{row.where}: {row.name} a second time, first in line {before.where.rpartition(' ')[2]}"
+                line = before.where.rpartition(" ")[2]
+                found.append(("", f"{row.where}: {row.name} a second time, first in line {line}"))
+        yield from one_a_kind(found)
+
+
+def _decision_problems(submission: Submission, *, alone: bool) -> Iterator[str]:
+    """Decisions that are not of the clips that have scores; of files without scores only where no truth says so."""
+    scores, decided = submission.scores, submission.decisions
     for part, file in decided.items():
-        if part not in scores:
+        if alone and part not in scores:
             yield f"{file.path}: decisions of clips without scores, expected an anomaly_score file beside it"
     for part, file in scores.items():
         if decided and part not in decided:
             yield f"{file.path}: no decision_result file beside it, expected one of all scores or of none"
-        elif decided and (odd := sorted({row.name for row in file.rows} ^ {row.name for row in decided[part].rows})):
-            yield f"{decided[part].path}: other clips than in {file.path.name}: only in one of them {some(odd)}"
+        elif decided and file.whole and decided[part].whole:
+            if odd := sorted({row.name for row in file.rows} ^ {row.name for row in decided[part].rows}):
+                yield f"{decided[part].path}: other clips than in {file.path.name}: only in one of them {some(odd)}"
 
 
 def _row_problems(submission: Submission, year: int | str, parts: Mapping[Part, Mapping[str, Truth]]) -> Iterator[str]:
-    """Unknown and missing clips."""
+    """Unknown and missing clips of files that are in the truth."""
     labelled = year_of(year).labelled.regex
     for part, file in submission.scores.items():
-        if part not in parts:
-            continue
+        found = []
         for row in file.rows:
             if row.name not in parts[part]:
                 why = ", or the truth does not say which it is" if re.fullmatch(labelled, row.name) else ""
-                yield f"{row.where}: {row.name[:60]} is no test clip of {' '.join(filter(None, part))}{why}"
+                of = " ".join(filter(None, part))
+                found.append((why, f"{row.where}: {row.name[:60]} is no test clip of {of}{why}"))
+        yield from one_a_kind(found)
         missing = sorted(parts[part].keys() - {row.name for row in file.rows})
-        if missing:
+        if missing and file.whole:
             yield f"{file.path}: {len(file.rows)} rows, expected {len(parts[part])}; missing: {some(missing)}"
 
 
@@ -191,16 +212,19 @@ def _file_problems(submission: Submission, year: int | str, parts: Mapping[Part,
         if part not in submission.scores:
             file = f"anomaly_score_{ending_of(part, year)}.csv"
             yield f"{submission.folder}: no {file}, expected one with {len(clips)} rows"
-    for files in (submission.scores, submission.decisions):
-        for part in sorted(files.keys() - parts.keys()):
-            what = f"section {part[1]} of {part[0]}" if part[0] in machines else f"machine {part[0]}"
-            yield f"{files[part].path}: {what} is not in the truth, which has {some(sorted(machines), 10)}"
+    files = submission.decisions | submission.scores  # one of two files of the same part is enough to say so
+    for part in sorted(files.keys() - parts.keys()):
+        what, there = f"machine {part[0]}", sorted(machines)
+        if part[0] in machines:
+            what = f"section {' '.join(filter(None, part[1:]))} of {part[0]}"
+            there = [" ".join(filter(None, (*other[1:], "of", other[0]))) for other in parts if other[0] == part[0]]
+        yield f"{files[part].path}: {what} is not in the truth, which has {some(there, 10)}"
 
 
 def _count_problems(submission: Submission, parts: Mapping[Part, list[str]]) -> Iterator[str]:
     for files in (submission.scores, submission.decisions):
         for part in sorted(files.keys() & parts.keys()):
-            if len(files[part].rows) != len(parts[part]):
+            if files[part].whole and len(files[part].rows) != len(parts[part]):
                 yield f"{files[part].path}: {len(files[part].rows)} rows, expected {len(parts[part])}"
 
 
@@ -239,7 +263,8 @@ def _table(submission: Submission, parts: Mapping[Part, Mapping[str, Truth]], *,
 def _alignment(table: metrics.Table, submission: Submission, year: int | str, truth: Truths) -> str:
     """What the alignment by sorting made of it."""
     if found := problems(submission, year, truth):
-        return f"alignment by sorting took what by name is malformed in {len(found)} places, the first {found[0]}"
+        more = f" and {len(found) - 1} more problems" * (len(found) > 1)
+        return f"alignment by sorting took what by name is malformed: {found[0]}{more}"
     right = _table(of_clips(submission, year, truth), _parts(truth, year), by_sorting=False)
     odd = table.score != right.score
     if table.decision is not None:

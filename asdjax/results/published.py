@@ -95,6 +95,11 @@ def of(year: int | str, part: str) -> list[Published]:
     return [row for row in read() if (str(row.year), row.part) == (str(year), part)]
 
 
+def years() -> list[str]:
+    """The years that something is published of."""
+    return list(dict.fromkeys(str(row.year) for row in read()))
+
+
 def sections(year: int | str, part: str) -> dict[str, tuple[str, ...]]:
     """The sections (2020: ids) of every machine in the test of a year's part; none of 'plain'.
 
@@ -238,6 +243,25 @@ def shown(system: System, machine: str, domain: str, metric: str, year: int | st
         if key in system.values:
             return form.format(f"{100 * system.values[key]:.2f}" + "*" * bool(system.printed))
     return "-"
+
+
+def notes_on(system: System, machine: str, domain: str, metric: str, year: int | str) -> tuple[str, ...]:
+    """The notes on what is `shown`: its own where it is printed, else those that all of its parts share."""
+    for name in (metric, STAND_IN.get(metric)):
+        key = machine, "" if name == score_name(year) else mean_name(year), domain, name
+        if key in system.notes:
+            return system.notes[key]
+        if key not in system.values:
+            continue
+        for parts in ((name,), ("AUC", "pAUC")):  # a score follows from scores of machines, or from AUCs and pAUCs
+            found = [
+                notes
+                for (of, _, at, what), notes in system.notes.items()
+                if of != "all" and machine in ("all", of) and domain in ("", at) and what in parts
+            ]
+            if found:
+                return tuple(note for note in found[0] if all(note in notes for notes in found))
+    return ()
 
 
 def _rows(name: str) -> list[list[str]]:
