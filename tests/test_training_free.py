@@ -60,3 +60,15 @@ def test_where_it_cannot_be_fitted_the_run_goes_on(monkeypatch, caplog):
     given = {"score": np.zeros(2)}
     assert run.with_training_free(given, None, None, None, 16000, None) is given
     assert "no training-free baseline beside: too few clips" in caplog.text
+
+
+@trees.needs_recordings
+def test_real_recordings_at_one_level(tmp_path):
+    """Loudness alone is at chance; what is left is heard, far above it."""
+    config = default()
+    config["data"] |= {"root": str(trees.MINI_ASD), "cache": str(tmp_path), "level": "rms"}
+    rows = run.run(config, tmp_path / "run")
+    found = {(row.scorer, row.machine, row.metric): row.value for row in rows if row.section == ""}
+    assert 0.7 < found["fusion", "all", "official score"] < 0.8
+    loudness = [row.value for row in rows if row.metric == "rms-only AUC" and row.scorer == "fusion"]
+    assert len(loudness) > 3 and np.allclose(loudness, 0.5, atol=0.01)
