@@ -96,8 +96,10 @@ def selective_mahalanobis(*, form: str = "official") -> Detector:
             vector has frames (5).
         per_row: the mean over the clip's rows of their d^T S^-1 d, the textbook's form, with the textbook's S.
     Both come from a clip's mean row and mean outer product, without any pairs. The official code centres the rows of S
-    on the mean of the batch that they come in, here it is the mean of the domain: S is larger by the variance of batch
-    means, a 1280th for batches of 256 vectors of 5 independent frames (`batch_centred_covariance` is the official one).
+    on the mean that their domain has in the batch they come in (`batch_centred_covariance`), here it is the mean of the
+    domain, so that S is larger by the variance of those means: on real spectra in batches of 256 vectors by 0.1 % for
+    the source, but by 13 % for a target domain of one clip in a hundred, of which a batch holds two or three vectors.
+    Distances to the target are as much smaller.
 
     Args:
         form: see above.
