@@ -20,10 +20,9 @@ Ours on the embedded data set, mean and deviation of three seeds, official score
 What is not as in the official code: all vectors are learnt from (it holds a random tenth out, for a loss that decides
 nothing; the Keras code of 2021 and 2022 the last tenth of the files, hence all target clips of the last section);
 decision thresholds come from the scores of training clips (since 2023 it fits them to losses of mini-batches);
-covariances are centred on the domain's mean (there on each batch's, which makes distances to a target domain of one clip
-in a hundred about 13 % larger); the autoencoder begins with PyTorch's random
-weights in all years (Keras' until 2022); the code of 2020 adds the floor of the logarithm, the later ones and ours cut
-at it.
+covariances are centred on the domain's mean (there on each batch's, which makes distances to a target domain of one
+clip in a hundred about 13 % larger); the autoencoder begins with PyTorch's random weights in all years (Keras' until
+2022); the code of 2020 adds the floor of the logarithm, the later ones and ours cut at it.
 """
 
 from ml_collections import ConfigDict
