@@ -215,7 +215,8 @@ def score_group(
                 continue
             if spec["name"] in fused and not np.isfinite(scores[rows & clips.is_train]).any():
                 # there is nothing to standardise its scores by
-                silent.setdefault((machine, section), []).append(f"{spec['name']}: it can score no training clip")
+                reason = f"{spec['name']}: too few training clips to score them by each other"
+                silent.setdefault((machine, section), []).append(reason)
                 continue
             if (bad := rows & clips.is_test & np.isnan(scores)).any():
                 raise InputError(
@@ -270,7 +271,10 @@ def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) ->
     names = [spec["name"] for spec in scorers]
     taken = [*names, *(selection["name"] for selection in selections), *scoretable.BESIDE]
     if not names or len(set(taken)) < len(taken):
-        raise UsageError(f"score: at least one scorer is needed, and names must differ; found {taken}")
+        raise UsageError(
+            f"score: expected one scorer at least, and names that differ, also from {' and '.join(scoretable.BESIDE)}; "
+            f"found {', '.join(taken[: -len(scoretable.BESIDE)])}"
+        )
     for spec in scorers:
         build(detectors, spec["detector"])
         if spec["fit"] not in ("section", "by_test_domain"):

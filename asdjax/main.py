@@ -9,6 +9,9 @@ import sys
 import traceback
 from pathlib import Path
 
+if __name__ == "__main__":  # an interrupt while jax is imported may be lost in a callback of its, or end in a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -91,6 +94,7 @@ def main(argv: list[str]) -> int:
                 logging.getLogger().setLevel(logging.WARNING)
         from asdjax import run
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir())
         parallel.leave()
     except (InputError, OSError) as error:

@@ -79,7 +79,7 @@ def _lines(members: Mapping[str, Mapping]) -> list[_Line]:
 
 def _table_columns(keys: set[tuple]) -> list[tuple[str, str]]:
     """(metric, domain) of the columns that fit the rows' year; domain '' is all clips, or the mean over both."""
-    given = {(metric, domain) for _, _, domain, metric in keys}
+    given = {(metric, domain) for _, section, domain, metric in keys if not section.endswith(" mean")}
     columns = []
     for metric in ("AUC", "pAUC", f"{RMS} AUC"):
         split = [(metric, domain) for domain in metrics.DOMAINS if (metric, domain) in given]
@@ -124,7 +124,11 @@ def _summary(title: str, lines: Mapping[str, list[_Line]], columns: list[tuple[s
     table = new_table(title, ("scorer",), columns)
     last = "mean of both" if label == "average" else "official score"
     table.add_column(last if several else f"{last}\n± 95 %", justify="right")
+    machines = {s: {key[0] for key in own[0].values if key[3] == "AUC"} - {"all"} for s, own in lines.items()}
+    most = max(map(len, machines.values()))
     for scorer, own in lines.items():
+        few = len(machines[scorer])
+        scorer = scorer if few == most else f"{scorer} ({few} of {most} machines)"
         if own[0].std:
             table.add_row(scorer)
         for line in own:

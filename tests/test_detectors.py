@@ -617,7 +617,7 @@ def test_wrong_options_are_refused_before_any_data(spec, message):
         ),
         (detectors.cosine_mean, normal(0, 4), "0 training vectors"),
         (detectors.knn, np.where(np.eye(5) > 0, np.nan, 1)[:, :3], "3 of 5 training vectors .* not finite"),
-        (detectors.mahalanobis, np.ones((5, 3)), "covariance of the training vectors is singular"),
+        (detectors.mahalanobis, np.ones((5, 3)), "the covariance of their vectors is singular"),
         (lambda: detectors.mahalanobis(ridge=0.0), normal(3, 4), "the covariance .* is singular"),
         (lambda: detectors.mahalanobis(ridge=0.0), np.ones((9, 3)), "the covariance .* is singular"),
         (lambda: detectors.mahalanobis(covariance="ledoit_wolf"), np.ones((3, 4)), "the covariance .* is singular"),

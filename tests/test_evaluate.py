@@ -166,7 +166,7 @@ def test_detectors_are_fitted_per_section_and_kept(tmp_path):
         ({"fit": "by_test_domain"}, "only the protocol of 2021"),
         ({"fit": "nonsense"}, "there is: section, by_test_domain"),
         ({"detector": {"name": "knm"}}, "no 'knm'"),
-        ({"name": "rms-only"}, "names must differ"),
+        ({"name": "rms-only"}, "names that differ, also from rms-only and training-free"),
         (
             {"normalise": True},
             r"found keys \['detector', 'fit', 'name', 'normalise'\], expected \['detector', 'fit', 'name'\]",

@@ -462,7 +462,8 @@ def test_a_fusion_prints_its_own_table_and_says_where_an_ensemble_takes_part(tmp
     assert [line for line in lines if "takes part" in line] == ["three: of its 3 members the ensemble takes part"]
     assert command.main(["fuse", "--runs", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
     said = capsys.readouterr().out
-    assert "takes part" not in said and "\n near three " in said and "joint" not in said  # made of the others
+    assert "takes part" not in said and "\n near three " in said and "\n joint" not in said
+    assert "out: left out, as made of the others: joint\n" in said
 
 
 @pytest.mark.parametrize("year", ["2026", "1999", "plain"])
@@ -578,3 +579,11 @@ def test_names_made_by_the_wrong_list_of_2022_are_refused(tmp_path, capsys):
         paths = ["--submission", str(file.parent), "--year", "2022", "--out", str(tmp_path / "out")]
         assert command.main(["evaluate", *paths]) == code
         assert ("gives wrong labels and domains" in capsys.readouterr().err) == bool(code)
+
+
+def test_validate_refuses_names_made_by_the_wrong_list_too(tmp_path, capsys):
+    file = tmp_path / "system" / "anomaly_score_ToyCar_section_03_test.csv"
+    file.parent.mkdir()
+    file.write_text("section_03_source_test_normal_0000_car_A1.wav,1.0\n")
+    assert command.main(["validate", "--submission", str(file.parent), "--year", "2022"]) == 1
+    assert "csv line 1: 'section_03_source_test_normal_0000_car_A1.wav': evaluation clips" in capsys.readouterr().out

@@ -212,3 +212,11 @@ def test_a_scorer_without_a_section_has_no_voice_in_it():
     np.testing.assert_array_equal(of(found, **pump), of(alone, **pump))
     np.testing.assert_array_equal(of(found, machine="fan"), of(whole, machine="fan"))
     assert not np.allclose(of(whole, **pump), of(alone, **pump))
+
+
+def test_who_is_not_heard_is_told():
+    scores = random()
+    lacks = (scores["scorer"] == "far") & (scores["machine"] == "pump") & (scores["section"] == "01")
+    fewer = {name: column[~lacks] for name, column in scores.items()}
+    assert fusion.unheard(fewer) == ["pump section 01 is without far"]
+    assert fusion.unheard(fewer, ("near",)) == [] and fusion.unheard(scores) == []

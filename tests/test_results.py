@@ -509,3 +509,11 @@ def test_notes_name_a_few_and_count_the_rest():
     _, notes = summarise(scores, 2024)
     (note,) = (note for note in notes if "gamma fit" in note)
     assert note.endswith(": a fan, a pump, b fan, b pump, c fan, c pump, and 2 more (thresholds.json has all)")
+
+
+def test_scorers_of_fewer_machines_are_marked():
+    scores = make()
+    kept = ~((scores["scorer"] == "far") & (scores["machine"] == "pump"))
+    lines = printed(summarise(some(scores, kept), 2024)[0], 2024, width=120).splitlines()
+    assert any(line.split()[:5] == ["far", "(1", "of", "2", "machines)"] for line in lines)
+    assert not any("near (" in line for line in lines)

@@ -133,8 +133,8 @@ def _whitener(value: np.ndarray, directions: np.ndarray, a: float, b: float) -> 
     least = b if len(value) < dimensions else variance.min()
     if least <= dimensions * np.finfo(np.float64).eps * variance.max():
         raise InputError(
-            f"mahalanobis: the covariance of the training vectors is singular (variances {least:.2g} to "
-            f"{variance.max():.2g}, with the ridge); expected vectors that differ, and ridge > 0"
+            "mahalanobis: training clips that are too few or too alike, so that the covariance of their vectors is "
+            f"singular (variances {least:.2g} to {variance.max():.2g}); expected more that differ, or a larger ridge"
         )
     if len(value) == dimensions:
         return directions / np.sqrt(variance)

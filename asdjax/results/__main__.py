@@ -40,6 +40,8 @@ def evaluate(args: argparse.Namespace) -> int:
         for note in notes:
             names_of.setdefault(note, []).append(system.name)
     _say(*(f"note: {_whose(names, len(systems))}{note}" for note, names in names_of.items()))
+    if given is None:
+        _say("note: without --truth nobody knows whether all clips are there")
     results.write_results(out / "results.csv", rows)
     tables.print_tables(rows, year)
     _say(f"wrote {out / 'results.csv'}")
@@ -52,6 +54,7 @@ def validate(args: argparse.Namespace) -> int:
     systems, found = submission.read_submissions(args.submission, year)
     given = truth.read(args.truth, year) if args.truth else None
     found += [problem for system in systems for problem in evaluation.problems(system, year, given)]
+    found += [] if given else evaluation.named_wrong(systems, year)
     if found:
         _say(evaluation.listed(found), f"not valid: {len(found)} problem{'s' * (len(found) > 1)}")
         return 1
@@ -106,7 +109,9 @@ def fuse(args: argparse.Namespace) -> int:
         counts = [len(found) - 1 for _, found in scoretable.systems(own) if scoretable.ENSEMBLE in found]
         several = max(counts, default=0)
         members += [f"{_name(run, runs)}: of its {several} members the ensemble takes part"] * (several > 0)
+        members += [f"{_name(run, runs)}: left out, as made of the others: {', '.join(fused)}"] * bool(fused)
     scores = fusion.fuse_runs(files, name=args.name, scorers=args.scorers, how=args.how)
+    members += fusion.unheard(scores, args.scorers)
     year = next(iter(years.values()))
     out.mkdir(parents=True, exist_ok=True)
     made_of = {

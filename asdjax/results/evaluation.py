@@ -118,6 +118,19 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
     return truth
 
 
+def named_wrong(submissions: list[Submission], year: int | str) -> list[str]:
+    """What is wrong with names that were made by the official list of 2022; the first of each file."""
+    found = []
+    for submission in submissions:
+        for part, file in submission.scores.items():
+            for row in file.rows:
+                match = re.fullmatch(year_of(year).labelled.regex, clip_of(row.name, year))
+                if match and is_named_wrong(part[0], match["section"], year):
+                    found.append(f"{row.where}: {row.name[:60]!r}: {NAMED_WRONG}")
+                    break
+    return found
+
+
 def of_clips(submission: Submission, year: int | str, truth: Truths) -> Submission:
     """The submission with the clips of `truth` in the place of file names; labelled names as far as it knows them."""
     hidden = {(machine, t.renamed): clip for (machine, clip), t in truth.items() if t.renamed}

@@ -82,19 +82,34 @@ def _fused(scores: Mapping[str, np.ndarray], machine: Rows, section: Rows, where
     return of | {"score": RULES[how](standard, axis=0)}
 
 
+def unheard(scores: Mapping[str, np.ndarray], scorers: Sequence[str] = ()) -> list[str]:
+    """A sentence for each section in which some of the scorers (all by default) have no score of a test clip."""
+    test = scores["split"] == "test"
+    scorers = list(scorers) or [name for name, _ in systems(scores)]
+    there = set(zip(*(scores[name][test].tolist() for name in ("machine", "section", "scorer")), strict=True))
+    said = []
+    for machine, section in sorted({place[:2] for place in there}):
+        if missing := [name for name in scorers if (machine, section, name) not in there]:
+            said.append(f"{machine} section {section} is without {', '.join(missing)}")
+    return said
+
+
 def check(rules: Sequence[Mapping], names: Sequence[str]) -> None:
     """Raises UsageError for a rule of `config.score.fusions` that does not fit scorers of these names."""
     for rule in rules:
         if set(rule) != {"name", "scorers", "how"}:
             raise UsageError(f"score.fusions: found keys {sorted(rule)}, expected ['how', 'name', 'scorers']")
         if rule["how"] not in RULES or not set(rule["scorers"]) <= set(names):
+            odd = [name for name in rule["scorers"] if name not in names]
+            found = f"no scorer {odd[0]!r}" if odd else f"how is {rule['how']!r}"
             raise UsageError(
-                f"score.fusions {rule['name']!r}: how is {rule['how']!r}, scorers are {list(rule['scorers'])}; "
-                f"expected {' or '.join(RULES)} of some or () for all of {', '.join(names)}"
+                f"score.fusions {rule['name']!r}: {found}; expected {' or '.join(RULES)} of some or () for all of "
+                f"{', '.join(names)}"
             )
     taken = [*names, *BESIDE, *(rule["name"] for rule in rules)]
     if len(set(taken)) < len(taken):
-        raise UsageError(f"score.fusions: names must differ; found {taken}")
+        named = [rule["name"] for rule in rules]
+        raise UsageError(f"score.fusions: names must differ, also from scorers, {' and '.join(BESIDE)}; found {named}")
 
 
 def fuse_runs(
