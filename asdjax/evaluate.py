@@ -173,7 +173,7 @@ def score_group(
     e: dict[str, np.ndarray],
     level: np.ndarray,
     scorers: tuple[Mapping[str, Any], ...],
-    folder: Path,
+    folder: Path | None,
     *,
     fused: Collection[str] = (),
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -184,7 +184,7 @@ def score_group(
         e: embed's dict of (N, U, ...) and own_class (N,).
         level: (N,) loudness in dB as the network hears it.
         scorers: specs dict(name, fit, detector=dict(name=..., ...)).
-        folder: gets detectors/SCORER/MACHINE_SECTION[_DOMAIN].npz, the fitted states.
+        folder: gets detectors/SCORER/MACHINE_SECTION[_DOMAIN].npz, the fitted states; None: they are not kept.
         fused: scorers that are one voice of many: where one cannot be fitted to a section it is left out there, aloud.
 
     Yields:
@@ -193,7 +193,8 @@ def score_group(
         clip's level from the mean training level of its section, in dB: what loudness alone gives away.
     """
     is_target = clips.domain == "target"
-    shutil.rmtree(folder / "detectors", ignore_errors=True)  # those of other scorers, where these are scored anew
+    if folder:
+        shutil.rmtree(folder / "detectors", ignore_errors=True)  # those of other scorers, where these are scored anew
     for machine, section, rows in by_section(clips):
         if not (rows & clips.is_train).any():
             logging.warning(
@@ -223,7 +224,8 @@ def score_group(
                     f"{where}: the score of {clips.path[bad][0]} is not a number (and {bad.sum() - 1} more)"
                 )
             total = np.where(np.isnan(scores), total, scores)
-            save_states(folder / "detectors" / spec["name"], f"{machine}_{section}", states)
+            if folder:
+                save_states(folder / "detectors" / spec["name"], f"{machine}_{section}", states)
         yield spec["name"], total
     for (machine, section), reasons in silent.items():
         where = (

@@ -6,9 +6,6 @@ explains its values.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -60,8 +57,7 @@ def scores(clips: Clips, store: Store, level: np.ndarray, sample_rate: int, mesh
         rows = np.arange(len(clips))
         (e,) = evaluate.embed_clips(system, [state], store, rows, units=UNITS, mesh=mesh, progress=on_batch)
         columns = []
-        with tempfile.TemporaryDirectory() as folder:  # the fitted detectors are of no further use
-            for scorer, values in evaluate.score_group(clips, e, level, SCORERS, Path(folder), fused=NAMES):
-                report(len(columns), len(SCORERS), f"{TRAINING_FREE}: {scorer}")
-                columns.append(scoretable.of_clips(scorer, 0, clips, values))
+        for scorer, values in evaluate.score_group(clips, e, level, SCORERS, None, fused=NAMES):
+            report(len(columns), len(SCORERS), f"{TRAINING_FREE}: {scorer}")
+            columns.append(scoretable.of_clips(scorer, 0, clips, values))
     return fusion.fuse(scoretable.concatenate(columns), name=TRAINING_FREE)
