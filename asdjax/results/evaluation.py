@@ -50,7 +50,7 @@ def problems(submission: Submission, year: int | str, truth: Truths | None = Non
         submission = submission._replace(scores=scores, decisions=decided)  # of other files all has been said
     known = of_clips(submission, year, truth or {})
     found += [*_complaints(submission), *name_problems(submission, year), *_repetitions(known)]
-    found += [] if parts is None else _row_problems(known, year, parts)
+    found += _named_wrong(submission, year) if parts is None else _row_problems(known, year, parts)
     return [*found, *_decision_problems(known, alone=parts is None)]
 
 
@@ -99,6 +99,8 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
     Raises:
         InputError: names that hide their labels, or that were made by the official list of 2022.
     """
+    if wrong := _named_wrong(submission, year):  # also for those who look at names as the official scripts do
+        raise InputError(wrong[0])
     truth, hidden = {}, []
     for part, file in submission.scores.items():
         for row in file.rows:
@@ -108,8 +110,6 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
                 hidden.append(row)
                 continue
             said = match.groupdict(default="")
-            if is_named_wrong(part[0], said["section"], year):
-                raise InputError(f"{row.where}: {row.name[:60]!r}: {NAMED_WRONG}")
             anomaly = int(said["label"] == "anomaly")
             truth[part[0], clip] = Truth(said["section"], anomaly, said.get("domain", ""), row.where, "")
     if hidden:
@@ -118,16 +118,15 @@ def truth_of_names(submission: Submission, year: int | str) -> dict[tuple[str, s
     return truth
 
 
-def named_wrong(submissions: list[Submission], year: int | str) -> list[str]:
-    """What is wrong with names that were made by the official list of 2022; the first of each file."""
+def _named_wrong(submission: Submission, year: int | str) -> list[str]:
+    """The first name of each file that was made by the official list of 2022."""
     found = []
-    for submission in submissions:
-        for part, file in submission.scores.items():
-            for row in file.rows:
-                match = re.fullmatch(year_of(year).labelled.regex, clip_of(row.name, year))
-                if match and is_named_wrong(part[0], match["section"], year):
-                    found.append(f"{row.where}: {row.name[:60]!r}: {NAMED_WRONG}")
-                    break
+    for part, file in submission.scores.items() if str(year) == "2022" else ():
+        for row in file.rows:
+            match = re.fullmatch(year_of(year).labelled.regex, clip_of(row.name, year))
+            if match and is_named_wrong(part[0], match["section"], year):
+                found.append(f"{row.where}: {row.name[:60]!r}: {NAMED_WRONG}")
+                break
     return found
 
 
