@@ -57,9 +57,7 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
 
     def update(state: TrainState, key: jax.Array, batch: Batch):
         keys = (jax.random.fold_in(key, i) for i in itertools.count())
-        x, label = training_units(parts, state.stats["data"], batch, keys)
-        for op in parts.feature_ops:
-            x, label = op(next(keys), x, label)
+        x, label = augmented(parts, state.stats["data"], batch, state.step, keys)
 
         def mean_loss(params):
             loss, logits, embedding, stats = network(params, state.stats, x, label, keys)
@@ -116,6 +114,23 @@ def training_units(parts: Parts, data: dict, batch: Batch, keys: Iterator[jax.Ar
     if parts.cut.at == "wave":
         return standard(data, parts.frontend(parts.cut.draw(next(keys), x))), label
     return parts.cut.draw(next(keys), standard(data, parts.frontend(x))), label
+
+
+def augmented(
+    parts: Parts, data: dict, batch: Batch, step: jax.Array, keys: Iterator[jax.Array]
+) -> tuple[jax.Array, dict]:
+    """What the network gets in training: units (B, w, F) after all ops, and their label, with 'step' (B,) among it.
+
+    Args:
+        parts, data, batch, keys: as of `training_units`; a key is taken for each feature op too.
+        step: () updates done, for ops that go by it.
+    """
+    n = jax.tree.leaves(batch)[0].shape[0]
+    batch = {**batch, "label": {**batch["label"], "step": jnp.full(n, step, jnp.float32)}}
+    x, label = training_units(parts, data, batch, keys)
+    for op in parts.feature_ops:
+        x, label = op(next(keys), x, label)
+    return x, label
 
 
 def accuracy(logits: jax.Array, label: jax.Array) -> jax.Array:
