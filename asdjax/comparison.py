@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from asdjax import metrics
 from asdjax.core import UsageError
 from asdjax.results import Result, published
-from asdjax.tables import console_of, new_table, show
+from asdjax.tables import console_of, machine_table, show, show_parts
 
 CLIPS_OF_SECTION = dict.fromkeys(("2022", "2023", "2024", "2025"), 200)  # test clips, in every section
-_WIDTH = 140  # columns: the nine machines of 2024 need as many
+_WIDTH = 150  # columns: the nine machines of 2024 need as many
 _LEGEND = {
     "*": "* computed here from printed numbers",
     "(": "( ) not the official metric, not to be compared",
@@ -22,7 +22,7 @@ _LEGEND = {
 def print_published(
     rows: Iterable[Result], year: int | str, part: str, clips: Mapping[str, int], *, console: Any = None
 ) -> None:
-    """Prints a run's numbers beside the published ones of the same test clips: means, then machine by machine.
+    """Prints a run's numbers beside the published ones of the same test clips: means, AUCs and scores by machine.
 
     The means only where the run is of exactly that year's machines and sections, else only the machines that it has
     whole; nothing where nothing is published. All of the given scorers are shown, and all systems. Names alone do not
@@ -38,16 +38,20 @@ def print_published(
     machines = {name: published.sections(year, part)[name] for name in published.complete(rows, year, part)}
     if not machines or not theirs:
         return
-    console, own = console or console_of(_WIDTH), published.own_systems(rows, year, machines)
+    console, own = console or console_of(_WIDTH), _own(rows, year, part, machines)
     title, score = f"published, DCASE {year} {part}", published.score_name(year)
-    per_machine = {name: (name, "", score) for name in machines}
-    cells = []
+    shown, cells = list(machines), []
     if published.comparable(rows, year, part):
         columns = published.columns(year, theirs)
-        cells += _side_by_side(console, f"{title}: means over machines, in %", own, theirs, columns, year, {})
-        per_machine["all"] = ("all", "", score)
-    theirs = [system for system in theirs if any((name, "", "", score) in system.values for name in machines)]
-    cells += _side_by_side(console, f"{title}: {score} of each machine, in %", own, theirs, per_machine, year, {})
+        cells += _side_by_side(console, f"{title}: means over machines, in %", own, theirs, {"": columns}, year, {})
+        shown += ["all"]
+    by_machine = {score: {"": {name: (name, "", score) for name in shown}}}
+    if str(year) != "2020":
+        of_domain = {domain: {name: (name, domain, "AUC") for name in shown} for domain in metrics.DOMAINS}
+        by_machine = {"AUC": of_domain, **by_machine}
+    for name, lines in by_machine.items():
+        some = [system for system in theirs if _has_machine(system, lines, list(machines), year)]
+        cells += _side_by_side(console, f"{title}: {name} of each machine, in %", own, some, lines, year, {})
     if cells:
         legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
         if str(year) in CLIPS_OF_SECTION:
@@ -85,35 +89,67 @@ def print_published_tables(
         console.print(more, markup=False, highlight=False, soft_wrap=True)
 
 
+def _own(rows: Sequence[Result], year: int | str, part: str, machines: Mapping) -> list[published.System]:
+    """The run's systems, without a mean over all machines where a scorer is of a part of them only."""
+    of: dict[str, list[Result]] = {}
+    for row in rows:
+        of.setdefault(row.scorer, []).append(row)
+    whole = {scorer for scorer, own in of.items() if published.complete(own, year, part) == list(machines)}
+    return published.own_systems((r for r in rows if r.machine != "all" or r.scorer in whole), year, machines)
+
+
+def _has_machine(
+    system: published.System, lines: Mapping[str, Mapping[str, tuple]], machines: Iterable[str], year: int | str
+) -> bool:
+    """Whether a system has all lines of a machine; a single corrected number of a reprint is none."""
+    return any(
+        all(published.shown(system, *columns[name], year) != "-" for columns in lines.values()) for name in machines
+    )
+
+
 def _side_by_side(
     console: Any,
     title: str,
     own: Sequence[published.System],
     theirs: Sequence[published.System],
-    columns: Mapping[str, tuple[str, str, str]],
+    lines: Mapping[str, Mapping[str, tuple[str, str, str]]],
     year: int | str,
     letters: Mapping[str, str],
 ) -> list[str]:
-    """Prints a run's systems above the published ones and returns the latter's cells; nothing without any."""
+    """Prints a run's systems above the published ones and returns the latter's cells; nothing without any.
 
-    def filled(systems):
-        lines = []
+    `lines` are those of each system, {domain: {title of the column: (machine, domain, metric)}}.
+    """
+    names = ["system", "domain"] if len(lines) > 1 else ["system"]
+
+    def filled(systems, form):
+        rows = []
         for system in systems:
-            cells = [published.shown(system, *column, year) for column in columns.values()]
-            notes = [published.notes_on(system, *column, year) for column in columns.values()]
-            lines += [(system.name, cells, notes)] if set(cells) != {"-"} else []
-        return lines
+            name = form.format(system.name)
+            for label, columns in lines.items():
+                cells = [published.shown(system, *column, year) for column in columns.values()]
+                if set(cells) != {"-"}:
+                    notes = [published.notes_on(system, *column, year) for column in columns.values()]
+                    rows.append(_marked(name, [label] * (len(names) - 1), cells, notes, letters))
+                    name = ""  # once for all of its lines
+        return rows
 
-    if not filled(theirs):
+    above, below = filled(own, "this run: {}"), filled(theirs, "{}")
+    if not below:
         return []
-    table = _plain_table(title, ["system"], columns)
-    for name, *line in filled(own):
-        table.add_row(*_marked(f"this run: {name}", (), *line, letters))
-    table.add_section()
-    for name, *line in filled(theirs):
-        table.add_row(*_marked(name, (), *line, letters))
-    show(console, table)
-    return [cell for _, cells, _ in filled(theirs) for cell in cells]
+    titles = list(next(iter(lines.values())))
+
+    def table_of(columns):
+        table = machine_table(title, tuple(names), columns)
+        at = [*range(len(names)), *(len(names) + titles.index(column) for column in columns)]
+        for rows in (above, below):
+            for row in rows:
+                table.add_row(*(row[i] for i in at))
+            table.add_section()
+        return table
+
+    show_parts(console, table_of, titles)
+    return [cell for row in below for cell in row[len(names) :]]
 
 
 def _marked(
@@ -130,14 +166,6 @@ def _marked(
     return [escape(name) + marks(common), *names, *marked]
 
 
-def _plain_table(title: str, names: Sequence[str], columns: Iterable[str]) -> Any:
-    """A table with these columns, names of machines on two lines where they are of two words."""
-    table = new_table(title, tuple(names), [])
-    for name in columns:
-        table.add_column(re.sub("(?<=[a-z])(?=[A-Z][a-z])", "\n", name), justify="right", overflow="fold")
-    return table
-
-
 def _print_part(console: Any, year: int | str, part: str, whole: bool) -> None:
     """Prints the means that are published of one part of a year, or the whole, with the notes on what is shown."""
     title, systems = f"DCASE {year} {part}", published.systems(year, part)
@@ -145,7 +173,7 @@ def _print_part(console: Any, year: int | str, part: str, whole: bool) -> None:
     on = [published.notes_on(system, *column, year) for system in systems for column in columns.values()]
     on += [notes for system in systems for notes in system.notes.values()] if whole else []
     letters = dict(zip(dict.fromkeys(text for notes in on for text in notes), string.ascii_letters, strict=False))
-    cells = _side_by_side(console, f"{title}: means over machines, in %", [], systems, columns, year, letters)
+    cells = _side_by_side(console, f"{title}: means over machines, in %", [], systems, {"": columns}, year, letters)
     keys = [key for system in systems for key in system.printed if whole and key[0] != "all"]
     for metric, domain in dict.fromkeys((metric, domain.replace("all", "")) for _, _, domain, metric in keys):
         name = f"{title}: {metric} {domain}".rstrip() + ", in %"
@@ -167,7 +195,7 @@ def _listing(
     known = {machine for where in found for machine, _ in where}
     shown = [machine for machine in (*machines, "all") if machine in known]
     several = len({section for where in found for _, section in where}) > 1
-    table = _plain_table(title, ["system", "section"] if several else ["system"], shown)
+    table = machine_table(title, ("system", "section") if several else ("system",), shown)
     for system, where in zip(systems, found, strict=True):
         for section in sorted({section for _, section in where}, key=lambda name: (not name.isdigit(), name)):
             keys = [where.get((machine, section)) for machine in shown]

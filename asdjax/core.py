@@ -149,7 +149,7 @@ class Detector(NamedTuple):
 
     Attributes:
         fit: (e, is_target (N,) bool) -> state, a dict of arrays. `e` is embed's dict over N normal training clips, plus
-            own_class (N,), the class index known from machine and section alone.
+            own_classes (N, C) bool, the classes that machine and section alone allow.
         score: (state, e over M clips) -> (M,) scores, higher = more anomalous.
         own: (state, e of the N clips that the state was fitted on) -> (N,) scores, each as if fitted without that clip;
             None where fitting anew is the only way.

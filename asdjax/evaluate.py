@@ -181,7 +181,7 @@ def score_group(
 
     Args:
         clips: N clips, training and test.
-        e: embed's dict of (N, U, ...) and own_class (N,).
+        e: embed's dict of (N, U, ...) and own_classes (N, C).
         level: (N,) loudness in dB as the network hears it.
         scorers: specs dict(name, fit, detector=dict(name=..., ...)).
         folder: gets detectors/SCORER/MACHINE_SECTION[_DOMAIN].npz, the fitted states; None: they are not kept.
@@ -261,21 +261,15 @@ def save_states(folder: Path, name: str, states: list[dict]) -> None:
         np.savez(folder / f"{name}{ending}.npz", **{k: np.asarray(v) for k, v in state.items()})
 
 
-def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) -> None:
+def check_scorers(scorers: tuple, gives_test_domain: bool) -> None:
     """Raises UsageError for an unknown detector or fit rule, or a rule that the year's protocol forbids."""
-    for name, specs, needed, allowed in (
-        ("scorers", scorers, {"name", "fit", "detector"}, set()),
-        ("selections", selections, {"name", "source", "target"}, {"by_machine"}),
-    ):
-        for spec in specs:
-            if not needed <= set(spec) <= needed | allowed:
-                raise UsageError(f"score.{name}: found keys {sorted(spec)}, expected {sorted(needed | allowed)}")
+    check_specs("scorers", scorers, {"name", "fit", "detector"})
     names = [spec["name"] for spec in scorers]
-    taken = [*names, *(selection["name"] for selection in selections), *scoretable.BESIDE]
+    taken = [*names, *scoretable.BESIDE]
     if not names or len(set(taken)) < len(taken):
         raise UsageError(
             f"score: expected one scorer at least, and names that differ, also from {' and '.join(scoretable.BESIDE)}; "
-            f"found {', '.join(taken[: -len(scoretable.BESIDE)])}"
+            f"found {', '.join(names)}"
         )
     for spec in scorers:
         build(detectors, spec["detector"])
@@ -288,6 +282,14 @@ def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) ->
                 f"score.scorers {spec['name']!r}: fit='by_test_domain' needs the domain of test clips, which only the "
                 "protocol of 2021 gives; use fit='section' or data.year=2021"
             )
+
+
+def check_selections(selections: tuple, scorers: list[str], gives_test_domain: bool) -> None:
+    """Raises UsageError for a selection of scorers that are not there, or that the year's protocol forbids."""
+    check_specs("selections", selections, {"name", "source", "target"}, {"by_machine"})
+    taken = [*scorers, *(selection["name"] for selection in selections), *scoretable.BESIDE]
+    if len(set(taken)) < len(taken):
+        raise UsageError(f"score.selections: expected names that differ from all others; found {', '.join(taken)}")
     for selection in selections:
         choices = [selection, *dict(selection.get("by_machine", {})).values()]
         if not gives_test_domain and any(choice["source"] != choice["target"] for choice in choices):
@@ -295,5 +297,14 @@ def check_scorers(scorers: tuple, selections: tuple, gives_test_domain: bool) ->
                 f"score.selections {selection['name']!r}: a scorer for each domain needs the domain of test clips, "
                 "which only the protocol of 2021 gives"
             )
-        if unknown := {choice[domain] for choice in choices for domain in ("source", "target")} - set(names):
-            raise UsageError(f"score.selections {selection['name']!r}: no scorer {sorted(unknown)}; there is: {names}")
+        if unknown := {choice[domain] for choice in choices for domain in ("source", "target")} - set(scorers):
+            raise UsageError(
+                f"score.selections {selection['name']!r}: no scorer {sorted(unknown)}; there is: {scorers}"
+            )
+
+
+def check_specs(name: str, specs: tuple, needed: set[str], allowed: set[str] = frozenset()) -> None:
+    """Raises UsageError for other keys than expected."""
+    for spec in specs:
+        if not needed <= set(spec) <= needed | allowed:
+            raise UsageError(f"score.{name}: found keys {sorted(spec)}, expected {sorted(needed | allowed)}")

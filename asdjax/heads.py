@@ -7,6 +7,8 @@ float32 (float64 where x64 is on) whatever the backbone computes in.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,25 +26,28 @@ class Linear(nn.Module):
 
     Attributes:
         n_classes: C.
-        loss: 'softmax', the cross-entropy.
+        loss: 'softmax', the cross-entropy, or 'focal', which weighs sure examples less (Lin et al. 2017).
+        gamma: of 'focal', see losses.focal.
         kernel_init: of the weights, 'lecun_normal' (Flax) or 'glorot_uniform' (Keras).
     """
 
     n_classes: int
     loss: str = "softmax"
+    gamma: float = 2.0
     kernel_init: str = "lecun_normal"
 
     @nn.compact
     def __call__(self, embedding: jax.Array, label: dict | None, train: bool) -> tuple[jax.Array, jax.Array]:
         """embedding (B, D), label['class'] (B, C) -> loss (B,), logits (B, C)."""
-        if self.loss != "softmax":
-            raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax")
+        if self.loss not in ("softmax", "focal"):
+            raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax, focal")
         if self.kernel_init not in ("lecun_normal", "glorot_uniform"):
             raise UsageError(f"Linear: kernel_init is {self.kernel_init!r}; there is: lecun_normal, glorot_uniform")
         init = getattr(nn.initializers, self.kernel_init)()
         logits = nn.Dense(self.n_classes, precision=FULL, kernel_init=init)(losses.full_precision(embedding))
         logits = of_known_classes(self, logits)
-        return losses.softmax(logits, class_label(label, logits)), logits
+        loss = losses.softmax if self.loss == "softmax" else partial(losses.focal, gamma=self.gamma)
+        return loss(logits, class_label(label, logits)), logits
 
 
 class ArcFace(nn.Module):

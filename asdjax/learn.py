@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asdjax import evaluate, parallel, steplog, timing, train
-from asdjax.core import System, TrainState
+from asdjax.core import Clips, System, TrainState, build
 from asdjax.data import feed, sampling
 from asdjax.data import labels as classes
 from asdjax.data.feed import Frames, Store
@@ -26,29 +26,32 @@ class Group(NamedTuple):
     """Clips that are learnt and scored together.
 
     Attributes:
-        name: 'all', a machine, or MACHINE_SECTION.
-        own: (N,) bool, its clips.
+        name: 'all', a machine, or MACHINE_SECTION, as a folder's name.
+        machine: whose clips; '' of all.
         labels: what its networks learn to tell apart.
         rows: its training and test clips, indices.
+        config: of its networks and scorers.
     """
 
     name: str
-    own: np.ndarray
+    machine: str
     labels: classes.Labels
     rows: np.ndarray
+    config: Mapping[str, Any]
 
 
 def learnt(
-    config: Mapping[str, Any], workdir: Path, groups: list[Group], store: Store, mesh, watch: timing.Watch
+    config: Mapping[str, Any], workdir: Path, groups: list[Group], clips: Clips, store: Store, mesh, watch: timing.Watch
 ) -> Iterator[tuple[Group, list[tuple[Path, dict[str, np.ndarray]]]]]:
     """For each group its members' folders and embeddings: read where a finished run left them, else trained for now.
 
-    The networks of all groups and members are trained in one program, unless they differ in shapes or steps.
+    The networks of all groups and members are trained in one program, unless they differ in shapes or steps. The config
+    is that of all the groups.
     """
     folders = {group.name: member_folders(workdir, group, config["train"]["members"]) for group in groups}
     found = {folder: parallel.from_first(read_embeddings(folder)) for own in folders.values() for folder in own}
     lacking = [group for group in groups if any(found[folder] is None for folder in folders[group.name])]
-    trained = trained_groups(config, {g.name: (g, folders[g.name]) for g in lacking}, store, mesh, watch)
+    trained = trained_groups(config, {g.name: (g, folders[g.name]) for g in lacking}, clips, store, mesh, watch)
     for group in groups:
         missing = [(n, state) for n, state in trained.get(group.name, []) if found[n.folder] is None]
         if missing:
@@ -68,7 +71,7 @@ def member_folders(workdir: Path, group: Group, members: int) -> list[Path]:
 
 
 def trained_groups(
-    config, groups: Mapping[str, tuple[Group, list[Path]]], store: Store, mesh, watch: timing.Watch
+    config, groups: Mapping[str, tuple[Group, list[Path]]], clips: Clips, store: Store, mesh, watch: timing.Watch
 ) -> dict[str, list[tuple[train.Network, TrainState]]]:
     """The networks of groups, given with their folders, and their trained states."""
     if not groups:
@@ -77,7 +80,10 @@ def trained_groups(
     if config["data"]["bank"] == "features":
         held = np.flatnonzero(np.any([group.labels.rows for group, _ in groups.values()], axis=0))
         store = bank_of_features(config, store, held, mesh, watch)
-    networks = {name: members(config, group, folders, held, store.units) for name, (group, folders) in groups.items()}
+    networks = {
+        name: members(config, group, folders, clips[held], held, store.units)
+        for name, (group, folders) in groups.items()
+    }
     packs: dict[int, list[train.Network]] = {}
     for own in networks.values():
         packs.setdefault(own[0].steps, []).extend(own)
@@ -115,17 +121,28 @@ def bank_of_features(config, store: Store, held: np.ndarray, mesh, watch: timing
     return feed.on_devices(frames, config["data"]["resident"], mesh, "features")
 
 
-def members(config, group: Group, folders: list[Path], held: np.ndarray, units: int) -> list[train.Network]:
+def members(
+    config, group: Group, folders: list[Path], clips: Clips, held: np.ndarray, units: int
+) -> list[train.Network]:
     """The networks of a group, seeded one after the other, for a store of the clips `held` with so many units each."""
     labels, settings = group.labels, config["train"]
-    rows, label = labels.rows[held], {"class": labels.onehot[held]}
-    steps = settings["steps"] or math.ceil(settings["epochs"] * rows.sum() * units / settings["batch_size"])
+    rows, is_target = labels.rows[held], clips.domain == "target"
+    label = {"class": labels.onehot[held], "target": is_target.astype(np.float32)}
+    draws = sampler(config, clips, rows, units)
+    if draws.note:
+        logging.info("%s: %s", group.name, draws.note)
+    steps = settings["steps"] or math.ceil(settings["epochs"] * draws.epoch)
     system = train.make({**config, "train": {**settings, "steps": steps}}, len(labels.names))
-    sampler = sampling.uniform(rows, batch_size=settings["batch_size"], units=units)
     return [
-        train.Network(folder, system, label, rows, sampler, config["seed"] + i, steps)
+        train.Network(folder, system, label, rows, draws.draw, config["seed"] + i, steps)
         for i, folder in enumerate(folders)
     ]
+
+
+def sampler(config, clips: Clips, rows: np.ndarray, units: int) -> sampling.Sampler:
+    """How batches are drawn from a store of these clips with so many units each; a network learns from `rows`."""
+    batch_size = config["train"]["batch_size"]
+    return build(sampling, config["sampler"], clips=clips, rows=rows, batch_size=batch_size, units=units)
 
 
 def trained_states(

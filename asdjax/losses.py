@@ -32,6 +32,31 @@ def softmax(logits: jax.Array, label: jax.Array) -> jax.Array:
     return -jnp.sum(full_precision(label) * jax.nn.log_softmax(full_precision(logits)), axis=-1)
 
 
+def focal(logits: jax.Array, label: jax.Array, *, gamma: float = 2.0) -> jax.Array:
+    """Cross-entropy in which sure examples count less, sum_c y_c (1 - p_c)^gamma * -log p_c (Lin et al. 2017, eq. 4).
+
+    Without their weight alpha of each class.
+
+    Args:
+        logits: (B, C), C >= 2.
+        label: (B, C), non-negative.
+        gamma: how much less; 0 is `softmax`.
+
+    Returns:
+        (B,).
+
+    Raises:
+        UsageError: gamma is negative or not finite.
+    """
+    if not 0 <= gamma < math.inf:
+        raise UsageError(f"focal: gamma is {gamma}; expected a finite number, at least 0")
+    logits = full_precision(logits)
+    # From the log odds p and 1 - p both keep their digits, and no power of 0 spoils the gradient.
+    ahead = logits - logsumexp_of_others(logits)
+    each = jnp.exp(-gamma * jax.nn.softplus(ahead)) * jax.nn.softplus(-ahead)
+    return jnp.sum(full_precision(label) * each, axis=-1)
+
+
 def arcface(
     cosine: jax.Array,
     onehot: jax.Array,

@@ -11,40 +11,29 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from asdjax import (
+    by_machine,
+    checks,
     comparison,
     evaluate,
     learn,
     outcome,
     parallel,
+    plan,
     results,
     rundir,
     scoretable,
     tables,
     timing,
-    train,
     training_free,
 )
-from asdjax.core import Clips, InputError, UsageError
+from asdjax.core import Clips, InputError
 from asdjax.data import audio, dcase, feed, synth
 from asdjax.data import labels as classes
 from asdjax.data.feed import Store
-from asdjax.detectors import outputs
 from asdjax.results import fusion
-
-KEYS = {
-    "": "backbone cut data feature_ops frontend head optim score seed system train wave_ops",
-    "data": (
-        "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length "
-        "cache resident bank"
-    ),
-    "train": "steps epochs batch_size chunk checkpoint_every members groups",
-    "score": "units scorers selections fusions training_free",
-}
-GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
@@ -70,16 +59,19 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
 
 def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     watch = timing.Watch()
-    check(config)
+    checks.check(config)
     rundir.check(workdir, config)
     mesh = parallel.data_mesh()
     with watch.phase("load"):
         clips, store, level = parallel.in_turn(lambda: load(config["data"]))
-        check_shapes(config, store.wave.shape[1])
-        groups = list(labelled_groups(clips, config["data"]["group_by"], config["data"]["label"]))
-        check_classes(groups, config["score"]["scorers"])
+        groups = list(labelled_groups(config, clips))
+        for own in alike(groups):
+            checks.check_shapes(own[0].config, store.wave.shape[1])
+        checks.check_groups(groups, config["score"]["selections"])
         rundir.claim(workdir, config, clips, store.gain, level)
         store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
+    if config["by_machine"] and parallel.is_first():
+        plan.print_plan({group.machine: group.config for group in groups}, sections_of(clips))
     columns = scores_of_groups(config, workdir, groups, clips, store, level, mesh, watch)
     scores = with_joined(scoretable.concatenate(list(columns)), config["score"])
     if config["score"]["training_free"]:
@@ -100,18 +92,39 @@ def scores_of_groups(
     config, workdir: Path, groups: list[learn.Group], clips: Clips, store: Store, level: np.ndarray, mesh, watch
 ) -> Iterator[scoretable.Scores]:
     """The scores of every group by every member and scorer, and once its loudness."""
-    scorers, rules = config["score"]["scorers"], config["score"]["fusions"]
-    fused = {name for rule in rules for name in rule["scorers"] or [spec["name"] for spec in scorers]}
-    together = config["train"]["groups"] == "together"
-    for some in [groups] if together else [[group] for group in groups]:
-        for group, networks in learn.learnt(config, workdir, some, store, mesh, watch):
+    rules, together = config["score"]["fusions"], config["train"]["groups"] == "together"
+    for some in alike(groups) if together else [[group] for group in groups]:
+        scorers = some[0].config["score"]["scorers"]
+        fused = {name for rule in rules for name in rule["scorers"] or [spec["name"] for spec in scorers]}
+        for group, networks in learn.learnt(some[0].config, workdir, some, clips, store, mesh, watch):
             rows = group.rows
             for member, (folder, e) in enumerate(networks):
-                e["own_class"] = group.labels.own_class[rows]
+                e["own_classes"] = group.labels.own_classes[rows]
                 with watch.phase("score"):
                     for name, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder, fused=fused):
                         if name != scoretable.RMS or member == 0:  # loudness has no members
                             yield scoretable.of_clips(name, member, clips[rows], scores)
+
+
+def alike(groups: list[learn.Group]) -> list[list[learn.Group]]:
+    """The groups, those of one config together."""
+    found: list[list[learn.Group]] = []
+    for group in groups:
+        same = next((own for own in found if own[0].config == group.config), None)
+        if same is None:
+            found.append([group])
+        else:
+            same.append(group)
+    return found
+
+
+def sections_of(clips: Clips) -> dict[str, tuple[list[str], list[str]]]:
+    """The sections of each machine's training clips and of its test clips."""
+    return {
+        machine: tuple(np.unique(clips.section[(clips.machine == machine) & part]).tolist() for part in parts)
+        for parts in [(clips.is_train, clips.is_test)]
+        for machine in np.unique(clips.machine).tolist()
+    }
 
 
 def with_joined(scores: scoretable.Scores, settings: Mapping[str, Any]) -> scoretable.Scores:
@@ -145,81 +158,13 @@ def say(rows: list[results.Result], config: Mapping[str, Any], clips: Clips) -> 
         comparison.print_published(shown, year, config["data"]["test_on"], counts)
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Raises UsageError for unknown or missing keys and for parts that cannot be built, before data is read."""
-    for section, known in KEYS.items():
-        found, known = set(config[section] if section else config), set(known.split())
-        at = f"config.{section}" if section else "config"
-        if found - known:
-            raise UsageError(f"{at} has unknown keys {sorted(found - known)}; there is: {', '.join(sorted(known))}")
-        if known - found:
-            raise UsageError(f"{at} lacks {', '.join(sorted(known - found))}")
-    year = dcase.year_of(config["data"]["year"])
-    heard, expected = config["frontend"].get("sample_rate"), config["data"]["sample_rate"]
-    if heard not in (None, expected):
-        raise UsageError(f"config.frontend.sample_rate is {heard} Hz, but config.data.sample_rate {expected} Hz")
-    choices = {
-        "group_by": ("all", "machine", "machine_section"),
-        "label": ("none", *classes.LEVELS),
-        "level": ("as_recorded", "rms"),
-        "length": ("tile", "pad", "crop"),
-        "test_on": ("dev", "eval"),
-        "bank": ("waves", "features"),
-    }
-    for section, name, known in (*(("data", *choice) for choice in choices.items()), ("train", "groups", GROUPS)):
-        if config[section][name] not in known:
-            raise UsageError(f"config.{section}.{name} is {config[section][name]!r}; there is: {', '.join(known)}")
-    if config["seed"] < 0:
-        raise UsageError(f"config.seed is {config['seed']}; it must be at least 0")
-    trained = config["train"]
-    for name, least in (("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1), ("members", 1)):
-        if trained[name] < least:
-            raise UsageError(f"config.train.{name} is {trained[name]}; it must be at least {least}")
-    lengths = sorted((trained["steps"], trained["epochs"]))
-    if lengths[0] != 0 or (config["optim"] and lengths[1] <= 0):
-        raise UsageError(
-            f"config.train.steps is {trained['steps']}, epochs {trained['epochs']}; expected one above 0, the other 0"
-        )
-    if bool(config["head"]) == (config["data"]["label"] == "none"):
-        raise UsageError(
-            f"config.data.label is {config['data']['label']!r} and config.head is {config['head'] or 'empty'}; "
-            "expected classes for a head to tell apart, or neither: label 'none' and an empty head"
-        )
-    score = config["score"]
-    evaluate.check_scorers(score["scorers"], score["selections"], year.gives_test_domain)
-    fusion.check(score["fusions"], [spec["name"] for spec in (*score["scorers"], *score["selections"])])
-    train.make(config, n_classes=2)
-
-
-def check_shapes(config: Mapping[str, Any], samples: int) -> None:
-    """Raises UsageError for parts that do not fit together or to clips of so many samples, before anything is run."""
-    system = train.make(config, n_classes=2)
-    wave = jax.ShapeDtypeStruct((2, samples), np.float32)
-    batch = {"wave": wave}
-    if config["data"]["bank"] == "features":
-        bins = jax.eval_shape(train.frontend(config), wave).shape[2]
-        width = train.unit_frames(config, samples).shape[1]
-        batch = {"features": jax.ShapeDtypeStruct((2, width, bins), np.float32)}
-    label = {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}
-    state = jax.eval_shape(system.init, jax.random.key(0), {**batch, "label": label})
-    jax.eval_shape(system.embed, state, wave)  # and not `update`, which takes seconds to trace and fits where these do
-
-
-def check_classes(groups: list[learn.Group], scorers: tuple) -> None:
-    """Raises UsageError where a scorer asks for a clip's own class and it is not known, before anything is trained."""
-    names = [spec["name"] for spec in scorers if spec["detector"]["name"] == "log_softmax"]
-    for group in groups:
-        if names and (group.labels.own_class[group.rows] < 0).any():
-            raise UsageError(f"scorer {names[0]!r} of {group.name}: {outputs.NO_CLASS}")
-
-
-def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[learn.Group]:
+def labelled_groups(config: Mapping[str, Any], clips: Clips) -> Iterator[learn.Group]:
     """Each group that has something to score; says what was made of the labels.
 
     Raises:
         InputError: a group that cannot learn, or none to score.
     """
-    found = classes.groups(clips, group_by)
+    found = classes.groups(clips, config["data"]["group_by"])
     if not clips.is_test.any():
         raise InputError("no test clips to score; expected MACHINE/test/*.wav")
     for name, own in found:
@@ -227,12 +172,14 @@ def labelled_groups(clips: Clips, group_by: str, label: str) -> Iterator[learn.G
             logging.info("%s: no test clips, hence no network of its own", name)
             continue
         try:
-            labels = classes.class_labels(clips, own, label)
+            labels = classes.class_labels(clips, own, config["data"]["label"])
         except InputError as error:
             raise type(error)(f"{name}: {error}") from error
         if labels.note:
             logging.info("%s: %s", name, labels.note)
-        yield learn.Group(name, own, labels, np.flatnonzero(own & (clips.is_train | clips.is_test)))
+        rows = np.flatnonzero(own & (clips.is_train | clips.is_test))
+        machine = str(clips.machine[rows[0]]) if config["data"]["group_by"] != "all" else ""
+        yield learn.Group(name, machine, labels, rows, by_machine.config_of(config, machine))
 
 
 def load(data: Mapping[str, Any]) -> tuple[Clips, Store, np.ndarray]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,7 +37,7 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
         differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
         # of these, none changes what was learnt: that the recordings are the same, `claim` sees
         free = ("score.", "data.cache", "data.root", "data.ground_truth", "data.resident", "train.groups")
-        lasting = [k for k in differing if not k.startswith(free)]
+        lasting = [k for k in differing if not k.startswith(free) and not re.match(r"by_machine\..+\.scorers\b", k)]
         if lasting:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)
             raise UsageError(f"{workdir} holds a run of another config: {changes}. Take another --workdir or delete it")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from asdjax import metrics
-from asdjax.results import Result
+from asdjax.results import Result, published
 from asdjax.scoretable import ENSEMBLE, RMS
 
 
@@ -19,10 +23,10 @@ class _Line(NamedTuple):
 
 
 def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[str] = (), console: Any = None) -> None:
-    """Prints a table per scorer in the form of the reports, then all of them in one; in percent.
+    """Prints a table per scorer in the form of the reports, then all of them in one, then by machine; in percent.
 
-    Of several members the tables show mean and std, and the last one the ensemble. No scorer is singled out: the choice
-    between them must not be made by test labels.
+    Of several members the tables show mean and std, and the last ones the ensemble. No scorer is singled out: the
+    choice between them must not be made by test labels.
 
     Args:
         rows: those of results.csv.
@@ -37,7 +41,8 @@ def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[
     for row in rows:
         systems.setdefault(escape(row.scorer), {}).setdefault(row.member, {})[row[2:6]] = row.value
     columns = _table_columns({key for members in systems.values() for values in members.values() for key in values})
-    lines = {scorer: _lines(members) for scorer, members in systems.items()}
+    rules = year if str(year) != "plain" else 2025 if any(domain for _, domain in columns) else 2020
+    lines = {scorer: _lines(_with_machine_scores(members, rules)) for scorer, members in systems.items()}
     named = {escape(scorer) for scorer in detail} or set(lines)
     for scorer, (first, *_) in lines.items():
         if scorer not in named:
@@ -46,6 +51,9 @@ def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[
         show(console, _detail(f"{of}, in %", first, columns))
     if lines:
         show(console, _summary(f"all scorers, {year}: means over machines and sections, in %", lines, columns))
+    if len(lines) > 1:
+        score = published.score_name(rules)
+        _print_machine_scores(console, f"all scorers, {year}: {score} of each machine, in %", lines, score)
 
 
 def console_of(least: int) -> Any:
@@ -60,12 +68,23 @@ def console_of(least: int) -> Any:
 
 def show(console: Any, table: Any) -> None:
     """Prints a table; where it goes to a file, without blanks at the ends of lines."""
-    if console.is_terminal:
+    title, table.title = table.title, None  # which rich would break at the width of the table
+    with contextlib.nullcontext() if console.is_terminal else console.capture() as captured:
+        console.print(title, style="table.title", highlight=False)
         console.print(table)
-        return
-    with console.capture() as captured:
-        console.print(table)
-    console.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+    if captured:
+        console.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def show_parts(console: Any, table_of: Callable[[Sequence[str]], Any], columns: Sequence[str]) -> None:
+    """Prints the table of the columns; where the console is too narrow, several of as many columns as it holds."""
+    unlimited = console.options.update(width=10_000)
+    while columns:
+        sizes = range(len(columns), 1, -1)
+        fits = (n for n in sizes if console.measure(table_of(columns[:n]), options=unlimited).maximum <= console.width)
+        n = next(fits, 1)
+        show(console, table_of(columns[:n]))
+        columns = columns[n:]
 
 
 def _lines(members: Mapping[str, Mapping]) -> list[_Line]:
@@ -74,7 +93,28 @@ def _lines(members: Mapping[str, Mapping]) -> list[_Line]:
         return [_Line("", values, {}) for values in members.values()]
     numbered = members.keys() - {"mean", "std", ENSEMBLE}
     mean = _Line(f"mean ± std of {len(numbered)} members", members["mean"], members["std"])
-    return [mean] + [_Line(f"{ENSEMBLE} ± 95 %", members[ENSEMBLE], {})] * (ENSEMBLE in members)
+    return [mean] + [_Line(f"{ENSEMBLE} ± 95 %", members[name], {}) for name in members if name == ENSEMBLE]
+
+
+def _with_machine_scores(members: Mapping[str, Mapping], year: int | str) -> dict[str, dict]:
+    """The members' values and each machine's score of the year where all parts of it are; 'mean' and 'std' alike."""
+    name, found = published.score_name(year), {member: dict(values) for member, values in members.items()}
+    scores = {}
+    for member in members.keys() - {"mean", "std"}:
+        values = {key: value for key, value in members[member].items() if not key[1].endswith(" mean")}
+        sections: dict[str, dict] = {}
+        for machine, section, *_ in values:
+            if machine != "all":
+                sections.setdefault(machine, {})[section] = None
+        known = published.with_means(values, year, sections)
+        scores[member] = {key: known[key] for machine in sections if (key := (machine, "", "", name)) in known}
+        found[member] |= scores[member]
+    if "mean" in members:
+        numbered = [scores[member] for member in scores.keys() - {ENSEMBLE}]
+        for key in set.intersection(*map(set, numbered)):
+            own = [values[key] for values in numbered]
+            found["mean"][key], found["std"][key] = float(np.mean(own)), float(np.std(own, ddof=1))
+    return found
 
 
 def _table_columns(keys: set[tuple]) -> list[tuple[str, str]]:
@@ -102,7 +142,8 @@ def _detail(title: str, line: _Line, columns: list[tuple[str, str]]) -> Any:
         table.add_row(machine, label, *(_cell(line, machine, section, *column) for column in columns))
 
     for machine in dict.fromkeys(key[0] for key in line.values if key[0] != "all"):
-        sections = dict.fromkeys(key[1] for key in line.values if key[0] == machine and not key[1].endswith(" mean"))
+        own = [key for key in line.values if key[0] == machine and key[3] in ("AUC", "pAUC", f"{RMS} AUC")]
+        sections = dict.fromkeys(section for _, section, *_ in own if not section.endswith(" mean"))
         for section in sections:
             add(machine, section, section)
         if len(sections) > 1:
@@ -137,6 +178,35 @@ def _summary(title: str, lines: Mapping[str, list[_Line]], columns: list[tuple[s
                 width = _percent(line.values, "all", "", f"{score} bootstrap95", "")
             name = f"  {line.label}" if line.label else scorer
             table.add_row(name, *(_cell(line, "all", mean, *column) for column in columns), f"{omega} ± {width}")
+    return table
+
+
+def _print_machine_scores(console: Any, title: str, lines: Mapping[str, list[_Line]], score: str) -> None:
+    """Prints the score of each machine by each scorer, where there are several machines and a score of one."""
+    keys = {key for own in lines.values() for line in own for key in line.values}
+    machines = sorted({machine for machine, *_ in keys} - {"all"})
+
+    def table_of(machines):
+        table = machine_table(title, ("scorer",), machines)
+        for scorer, own in lines.items():
+            if own[0].std:
+                table.add_row(scorer)
+            for line in own:
+                name = f"  {line.label.removesuffix(' ± 95 %')}" if line.label else scorer
+                table.add_row(name, *(_cell(line, machine, "", score, "") for machine in machines))
+        return table
+
+    if len(machines) > 1 and any((machine, "", "", score) in keys for machine in machines):
+        show_parts(console, table_of, machines)
+
+
+def machine_table(title: str, names: tuple[str, ...], machines: Iterable[str]) -> Any:
+    """An empty table with a column for each machine, whose name is on two lines where it is of two words."""
+    from rich.markup import escape
+
+    table = new_table(title, names, [])
+    for name in machines:
+        table.add_column(escape(re.sub("(?<=[a-z])(?=[A-Z][a-z])", "\n", name)), justify="right", overflow="fold")
     return table
 
 

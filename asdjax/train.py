@@ -21,7 +21,6 @@ from jax.sharding import Mesh
 from asdjax import augment, checkpoint, chunks, frontends, heads, models, optim, parallel, steplog, systems, timing
 from asdjax.core import Parts, Preempted, System, TrainState, UsageError, build
 from asdjax.data import feed
-from asdjax.data.sampling import Sampler
 
 
 def make(config: Mapping[str, Any], n_classes: int) -> System:
@@ -82,7 +81,7 @@ class Network(NamedTuple):
     system: System
     label: dict[str, np.ndarray]
     rows: np.ndarray
-    sampler: Sampler
+    sampler: Callable[[int, int], np.ndarray]
     seed: int
     steps: int = 0
 

@@ -84,7 +84,7 @@ class Chunk(NamedTuple):
 def networks_of(system: System, clips: int, units: int, count: int, batch: int) -> list[train.Network]:
     """So many networks, each of its own share of the clips."""
     owner = np.arange(clips) * count // clips
-    samplers = [sampling.uniform(owner == i, batch_size=batch, units=units) for i in range(count)]
+    samplers = [sampling.uniform(None, owner == i, batch_size=batch, units=units).draw for i in range(count)]
     return [train.Network(Path(), system, {}, owner == i, sampler, seed=i) for i, sampler in enumerate(samplers)]
 
 

@@ -69,6 +69,7 @@ def get_config(variant: str = "ae") -> ConfigDict:
         resident=True,  # the features live on the device where they fit in half its memory
         bank="features",  # batches are vectors of many clips
     )
+    config.sampler = dict(name="uniform")  # every training clip once per epoch
     config.frontend = dict(
         name="log_mel",
         sample_rate=16000,  # Hz
@@ -111,4 +112,5 @@ def get_config(variant: str = "ae") -> ConfigDict:
         fusions=(),
         training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
+    config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

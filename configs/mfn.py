@@ -47,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
         resident=True,  # the clips live on the device where they fit in half its memory
         bank="waves",  # or 'features': the frontend runs once for all steps, where nothing is done to the waveform
     )
+    config.sampler = dict(name="uniform")  # every training clip once per epoch
     config.frontend = dict(
         name="log_mel",
         sample_rate=16000,  # Hz
@@ -111,4 +112,5 @@ def get_config(variant: str = "") -> ConfigDict:
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
+    config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

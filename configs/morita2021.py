@@ -130,6 +130,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         resident=True,  # the clips live on the device where they fit in half its memory
         bank="waves",  # or 'features': the frontend runs once for all steps, where nothing is done to the waveform
     )
+    config.sampler = dict(name="uniform")  # every training clip once per epoch
     config.frontend = dict(
         name="spectrogram",
         win=2048,  # section 2.1: 128 ms
@@ -167,4 +168,5 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
+    config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

@@ -79,6 +79,7 @@ def get_config(variant: str = "") -> ConfigDict:
         resident=True,  # the clips live on the device where they fit in half its memory
         bank="waves",
     )
+    config.sampler = dict(name="uniform")  # every training clip once per epoch
     config.frontend = dict(
         name="log_mel",
         sample_rate=16000,  # Hz
@@ -113,4 +114,5 @@ def get_config(variant: str = "") -> ConfigDict:
         fusions=() if single else (dict(name="fusion", scorers=(), how="mean"),),  # (): all scorers; no label is seen
         training_free=False,  # this is it
     )
+    config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

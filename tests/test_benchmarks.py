@@ -5,6 +5,7 @@ import os
 import resource
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -151,3 +152,56 @@ def test_vectors_per_second_are_those_of_each_ones_median():
 
     row = benchmark.row_of("training", "torch", {"ours": [1.0, 2.0, 9.0], "torch": [2.0, 4.0, 3.0]}, vectors=600)
     assert (row["vectors/s"], row["peer's vectors/s"], row["ours ms"], row["ratio"]) == (300.0, 200.0, 2000.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "name, backbone, head, products",
+    [
+        # parameters and multiply-adds of a unit, as counted from the reports' tables
+        ("mfn.py", 993_280, 42 * 128, 141_967_360),
+        ("morita2021.py:mfn", 993_280, 42 * 128, 372_686_848),
+        ("morita2021.py:mnv2", 2_387_264, 42 * 128, 191_033_344),
+        ("bai2022.py:mfn_stft", 985_088, 6 * 128, 186_376_192),
+        ("bai2022.py:dpt", 288_256, 6 * 128 + 6, 31_457_280),
+    ],
+)
+def test_the_networks_of_the_benchmark_are_those_of_the_reports(name, backbone, head, products):
+    pytest.importorskip("torch")
+    from benchmarks import networks as benchmark
+
+    network = benchmark.NETWORKS[name]
+    x, label = benchmark.units(network, batch=2)
+    assert (x.shape, label.shape) == ((2, network.frames, network.bins), (2, network.classes))
+    sample = {"wave": x, "label": benchmark.labelled(label)}
+    state = jax.eval_shape(benchmark.network_alone(network).init, jax.random.key(0), sample)
+    sizes = {k: sum(leaf.size for leaf in jax.tree.leaves(own)) for k, own in state.params.items()}
+    assert sizes == {"backbone": backbone, "head": head}
+    peers = benchmark.training.classifier(network.config, network.frames, network.bins, network.classes)
+    assert [sum(p.numel() for p in peer.parameters()) for peer in peers] == [backbone, head]
+    net = benchmark.build(benchmark.models, network.config["backbone"])
+    assert benchmark.forward_flops(net, network.frames, network.bins) == 2 * products
+
+
+def test_the_share_of_mixing_is_that_of_each_round():
+    pytest.importorskip("torch")
+    from benchmarks import mixing
+
+    # Rounds: (2 - 1) / 2, (5 - 4) / 5, (10 - 3) / 10. The medians alone, 5 and 3, would say 0.4.
+    times = {"none": [1.0, 4.0, 3.0], "fmix": [2.0, 5.0, 10.0]}
+    assert mixing.share(times, "fmix") == 0.5
+
+
+def test_every_kind_of_mixing_is_measured(monkeypatch):
+    """Rows of a tiny network, whose step with mixing is another program than the one without."""
+    pytest.importorskip("torch")
+    from benchmarks import mixing, networks
+
+    config = networks.NETWORKS["bai2022.py:dpt"].config.to_dict()
+    config["backbone"] |= dict(blocks=1, heads=2)
+    monkeypatch.setitem(networks.NETWORKS, "tiny", networks.Network(config, 8, 12, 3, 4, 4))
+    monkeypatch.setattr(mixing, "OPS", {k: mixing.OPS[k] for k in ("mixup", "fmix and mixup in turn")})
+    rows = mixing.mixing_rows("tiny", batch=4, repeats=1)
+    assert [row["what"] for row in rows] == [f"step, mixing: {k}" for k in ("none", *mixing.OPS)]
+    assert all(row["ours ms"] > 0 and row["clips/s"] == pytest.approx(4e3 / row["ours ms"]) for row in rows)
+    assert [row.get("share of step", -9) > -9 for row in rows] == [False, True, True]
+    assert all(0 < row["op ms"] for row in rows[1:])

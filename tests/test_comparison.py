@@ -57,7 +57,7 @@ def test_a_whole_year_is_printed_beside_the_published_means():
         score = value(rows, scorer, "all", "", "", "official score")
         line = next(line for line in text if line.startswith(f"this run: {scorer} "))
         assert line.startswith(f"this run: {scorer} {' '.join(mean)} {pauc} {score} ")
-        assert len([line for line in text if line.startswith(f"this run: {scorer} ")]) == 2
+        assert len([line for line in text if line.startswith(f"this run: {scorer} ")]) == 3
     at = text.index("published, DCASE 2023 dev: official score of each machine, in %")
     shown = [line for line in text[at:] if re.match("official baseline|Z|Hai", line)]
     assert [re.sub(" [0-9].*", "", line) for line in shown] == [
@@ -75,10 +75,103 @@ def test_of_a_part_of_the_machines_only_those_are_printed():
     text = beside(results_of(2021, "dev", machines=("fan", "valve")), 2021, "dev")
     assert not any("means over machines" in line for line in text)
     assert "system fan valve" in text
-    (best,) = [line for line in text if line.startswith("Morita 2021: Our best")]
+    assert "Morita 2021: Our best source 90.36 95.87" in text  # Table 3
+    best = [line for line in text if line.startswith("Morita 2021: Our best")][-1]
     fan = 4 / (1 / 0.9036 + 1 / 0.7267 + 1 / 0.7966 + 1 / 0.6667)
     valve = 4 / (1 / 0.9587 + 1 / 0.7867 + 1 / 0.8478 + 1 / 0.6412)
     assert best == f"Morita 2021: Our best {100 * fan:.2f}* {100 * valve:.2f}*"
+
+
+MACHINES_2022 = ("ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve")
+BAI_TABLE_2 = {  # the report's last three systems, source above target
+    "MFN STFT": ("89.47 69.58 66.70 75.92 66.00 89.60 93.81", "75.52 59.46 81.11 58.63 68.00 76.00 89.46"),
+    "MFN Log-Mel": ("75.09 68.78 68.88 72.62 86.97 95.42 88.95", "71.71 55.45 76.52 48.59 86.56 78.04 85.71"),
+    "DPT Log-Mel": ("61.55 57.16 76.18 52.20 71.93 93.32 80.60", "71.54 51.24 83.47 48.96 71.64 74.23 63.31"),
+}
+
+
+def hmean(values) -> float:
+    values = list(values)
+    return len(values) / sum(1 / value for value in values)
+
+
+def test_aucs_of_machines_stand_as_in_table_2_of_bai():
+    rows = results_of(2022, "dev")
+    text = beside(rows, 2022, "dev")
+    titles = [line.removeprefix("published, DCASE 2022 dev: ") for line in text if line.endswith("in %")]
+    assert titles == [
+        "means over machines, in %",
+        "AUC of each machine, in %",
+        "official score of each machine, in %",
+    ]
+    table = text[
+        text.index(f"published, DCASE 2022 dev: {titles[1]}") : text.index(f"published, DCASE 2022 dev: {titles[2]}")
+    ]
+    assert table[2:4] == ["Toy Toy", "system domain Car Train bearing fan gearbox slider valve all"]
+    for system, printed in BAI_TABLE_2.items():
+        at = next(i for i, line in enumerate(table) if line.startswith(f"Bai 2022: {system} source "))
+        for line, domain, numbers in zip(table[at : at + 2], metrics.DOMAINS, printed, strict=True):
+            cells = [f"({number})" for number in numbers.split()]
+            mean = f"({hmean(map(float, numbers.split())):.2f}*)"
+            assert line.removeprefix(f"Bai 2022: {system} ") == " ".join([domain, *cells, mean])
+    for scorer in ("kNN", "LOF [x]"):
+        at = table.index(next(line for line in table if line.startswith(f"this run: {scorer} source ")))
+        for line, domain in zip(table[at : at + 2], metrics.DOMAINS, strict=True):
+            aucs = [
+                [row.value for row in rows if row[:1] + row[2:3] + row[4:6] == (scorer, machine, domain, "AUC")]
+                for machine in MACHINES_2022
+            ]
+            means = [hmean(own[:3]) for own in aucs]  # the fourth row is the program's own mean
+            expected = " ".join(f"{100 * value:.2f}" for value in (*means, hmean(means)))
+            assert line.removeprefix(f"this run: {scorer} ") == f"{domain} {expected}"
+    assert "official baseline: AE source - - - 78.5 - - 51.9 68.6" in table
+    assert not any("Submission" in line for line in table)  # of them only scores are printed
+    assert "( ) not the official metric, not to be compared" in text
+
+
+def raw(rows, year, part, width) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    counts = {machine: 200 * len(found) for machine, found in published.sections(year, part).items()}
+    comparison.print_published(rows, year, part, counts, console=console)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("year,part,width", [(2022, "dev", 121), (2024, "eval", 150)])
+def test_seven_and_nine_machines_fit_a_wide_console(year, part, width):
+    text = raw(results_of(year, part), year, part, width)
+    assert max(map(len, text[:-1])) <= width
+    assert len([line for line in text if "of each machine" in line]) == 2
+
+
+def test_a_narrow_console_gets_the_machines_in_parts():
+    rows = results_of(2022, "dev")
+    text = raw(rows, 2022, "dev", 80)
+    assert max(map(len, text[:-1])) <= 80
+    assert len([line for line in text if "AUC of each machine" in line]) == 3
+    lines = [" ".join(line.split()) for line in text]
+    for domain, numbers in zip(metrics.DOMAINS, BAI_TABLE_2["MFN STFT"], strict=True):
+        cells, found = [f"({number})" for number in numbers.split()], []
+        for i, line in enumerate(lines):
+            if line.startswith("Bai 2022: MFN STFT source "):
+                found += lines[i + (domain == "target")].removeprefix("Bai 2022: MFN STFT ").split()[1:]
+        assert found[:-1] == cells and found[-1].endswith("*)")
+
+
+def test_a_scorer_of_a_part_of_the_machines_has_no_mean_of_all():
+    rows = results_of(2022, "dev", scorers=("kNN",)) + results_of(2022, "dev", ("few",), ("bearing", "fan"))
+    assert any(row.scorer == "few" and row.machine == "all" for row in rows)
+    text = [line for line in beside(rows, 2022, "dev") if line.startswith("this run: few")]
+    auc = value(rows, "few", "fan", "harmonic mean", "source", "AUC")
+    assert len(text) == 2  # nothing to say among the means
+    assert text[0].startswith("this run: few source - - ") and text[0].endswith(f" {auc} - - - -")
+    assert text[1].endswith(" - - - -")
+
+
+def test_a_reprint_with_one_other_number_is_no_system_of_its_own():
+    text = beside(results_of(2023, "dev"), 2023, "dev")
+    assert "official baseline: AE MAHALA source 74.53 55.98 65.16 87.10 71.88 84.02 56.31 68.84" in text
+    assert not any(line.startswith("Hai 2024") for line in text)
+    assert not any("dev: AUC of each" in line for line in beside(results_of(2020, "dev"), 2020, "dev"))
 
 
 def test_nothing_is_printed_where_nothing_can_be_compared():

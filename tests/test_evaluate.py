@@ -176,7 +176,7 @@ def test_detectors_are_fitted_per_section_and_kept(tmp_path):
 def test_scorers_are_checked_before_data_is_read(change, message):
     spec = {"name": "near", "fit": "section", "detector": {"name": "knn"}, **change}
     with pytest.raises(UsageError, match=message):
-        evaluate.check_scorers((spec,), (), gives_test_domain=False)
+        evaluate.check_scorers((spec,), gives_test_domain=False)
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,8 @@ def test_scorers_are_checked_before_data_is_read(change, message):
     ],
 )
 def test_selections_are_checked_before_data_is_read(selection, message):
-    specs = tuple({"name": name, "fit": "section", "detector": {"name": "knn"}} for name in ("near", "far"))
     with pytest.raises(UsageError, match=message):
-        evaluate.check_scorers(specs, ({"name": "both", **selection},), gives_test_domain=False)
+        evaluate.check_selections(({"name": "both", **selection},), ["near", "far"], gives_test_domain=False)
 
 
 @needs_recordings

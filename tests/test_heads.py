@@ -24,7 +24,9 @@ def arcface(case, **more):
 # numbers are what counts here, and unoptimised programs compile in two thirds of the time
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-HEADS = pytest.mark.parametrize("head", [heads.ArcFace(6), heads.Linear(6)], ids=["ArcFace", "Linear"])
+HEADS = pytest.mark.parametrize(
+    "head", [heads.ArcFace(6), heads.Linear(6), heads.Linear(6, loss="focal")], ids=["ArcFace", "Linear", "focal"]
+)
 
 
 @functools.cache
@@ -166,6 +168,17 @@ def test_linear_by_hand():
     np.testing.assert_allclose(loss, [math.log(1 + math.exp(-1))], rtol=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [2.0, 5.0])
+def test_linear_with_focal_loss(gamma):
+    """The golden logits, through a matrix that changes nothing."""
+    golden = json.loads((Path(__file__).parent / "golden" / "focal.json").read_text())
+    variables = {"params": {"Dense_0": {"kernel": jnp.eye(6), "bias": jnp.zeros(6)}}}
+    head, label = heads.Linear(6, loss="focal", gamma=gamma), {"class": jnp.eye(6)[jnp.array(golden["y"])]}
+    loss, logits = head.apply(variables, jnp.array(golden["logits"]), label, train=True)
+    np.testing.assert_array_equal(logits, jnp.array(golden["logits"]))
+    assert float(loss.mean()) == pytest.approx(golden["gamma"][str(int(gamma))]["mean"], rel=1e-5)
+
+
 def test_parameters():
     """The classifiers of Bai 2022, Table 1: 128 x 6 + 6 and 128 x 6; Xavier's bound is sqrt(6 / (128 + 6))."""
     linear, margin = start(heads.Linear(6), 128), start(heads.ArcFace(6), 128)
@@ -180,7 +193,7 @@ def test_built_by_name():
     head = core.build(heads, {"name": "ArcFace", "s": 16.0}, n_classes=4)
     assert head == heads.ArcFace(4, s=16.0)
     for wrong in (heads.Linear(4, loss="hinge"), heads.ArcFace(1)):
-        with pytest.raises(core.UsageError):
+        with pytest.raises(core.UsageError, match=r"there is: softmax, focal|2 at least"):
             wrong.init(jax.random.key(0), jnp.zeros((1, 3)), None, train=False)
 
 

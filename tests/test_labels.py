@@ -49,6 +49,11 @@ TWO = rows(
 )  # fmt: skip
 
 
+def own_classes(found):
+    """'01' for a clip that may be of the classes 0 and 1."""
+    return ["".join(map(str, np.flatnonzero(row))) for row in found.own_classes]
+
+
 @pytest.mark.parametrize(
     ("label", "names", "which"),
     [
@@ -72,17 +77,18 @@ def test_classes(label, names, which):
 
 
 @pytest.mark.parametrize(
-    ("label", "own_class"),
+    ("label", "own"),
     [
-        ("section", [0, 0, 1, 1, -1, 0, 0, 0]),
-        ("machine", [0, 0, 0, 0, 0, 1, 1, 0]),
-        ("machine_section", [0, 0, 1, 1, -1, 2, 2, 0]),
-        ("machine_section_attribute", [-1, -1, 2, 2, -1, 3, 3, -1]),  # fan 00 has two, fan 02 none
+        ("section", ["0", "0", "1", "1", "", "0", "0", "0"]),
+        ("machine", ["0", "0", "0", "0", "0", "1", "1", "0"]),
+        ("machine_section", ["0", "0", "1", "1", "", "2", "2", "0"]),
+        ("machine_section_attribute", ["01", "01", "2", "2", "", "3", "3", "01"]),  # fan 00 has two, fan 02 none
     ],
 )
-def test_own_class_is_known_from_machine_and_section_alone(label, own_class):
+def test_own_classes_are_known_from_machine_and_section_alone(label, own):
     found = labels.class_labels(TWO, every(TWO), label)
-    assert found.own_class.dtype == np.int32 and found.own_class.tolist() == own_class
+    assert found.own_classes.dtype == bool and found.own_classes.shape == found.onehot.shape
+    assert own_classes(found) == own
 
 
 def test_test_clips_have_no_class_where_attributes_make_classes():
@@ -90,14 +96,20 @@ def test_test_clips_have_no_class_where_attributes_make_classes():
     clips = rows(("fan", "00", "train"), ("pump", "00", "train"), ("fan", "00", "test"))
     found = labels.class_labels(clips, every(clips), "machine_section_attribute")
     assert found.names == ("fan/00", "pump/00") and found.onehot.tolist() == [[1, 0], [0, 1], [0, 0]]
-    assert found.own_class.tolist() == [0, 1, 0]
+    assert own_classes(found) == ["0", "1", "0"]
+
+
+def test_without_labels_there_are_no_classes():
+    found = labels.class_labels(TWO, every(TWO), "none")
+    assert found.names == () and found.onehot.shape == found.own_classes.shape == (8, 0)
+    assert found.rows.tolist() == TWO.is_train.tolist()
 
 
 def test_other_groups_have_no_class():
     own = TWO.machine == "fan"
     found = labels.class_labels(TWO, own, "section")
     assert found.names == ("00", "01") and not found.onehot[~own].any()
-    assert set(found.own_class[~own]) == {-1} and found.rows.tolist() == (own & TWO.is_train).tolist()
+    assert not found.own_classes[~own].any() and found.rows.tolist() == (own & TWO.is_train).tolist()
 
 
 def test_one_class_takes_the_next_finer_label():
@@ -107,7 +119,7 @@ def test_one_class_takes_the_next_finer_label():
     for label in ("section", "machine", "machine_section"):
         found = labels.class_labels(clips, own, label)
         assert found.names == ("valve/00/p_0", "valve/00/p_1")
-        assert found.rows.tolist() == own.tolist() and found.own_class.tolist() == [-1, -1, -1]
+        assert found.rows.tolist() == own.tolist() and own_classes(found) == ["", "01", "01"]
         assert f"data.label={label!r}" in found.note and "2 classes of machine_section_attribute" in found.note
     found = labels.class_labels(clips, every(clips), "section")
     assert found.names == ("fan/00", "valve/00") and "2 classes of machine_section are" in found.note
@@ -121,7 +133,7 @@ def test_one_class_pools_the_machines():
     found = labels.class_labels(clips, clips.machine == "fan", "section")
     assert found.names == ("fan/00/noAttribute", "valve/00/p_0", "valve/00/p_1")
     assert found.rows.tolist() == clips.is_train.tolist()
-    assert found.own_class.tolist() == [0, 0, -1, -1, -1]
+    assert own_classes(found) == ["0", "0", "12", "12", "12"]
     assert "3 classes" in found.note and "all machines" in found.note
     assert "all machines" in labels.class_labels(clips, clips.machine == "fan", "machine_section_attribute").note
 
@@ -145,7 +157,7 @@ def test_names_of_test_clips_make_no_classes(tmp_path):
     clips = dcase.index(tmp_path, 2023)
     found = labels.class_labels(clips, every(clips), "machine_section_attribute")
     assert found.names == ("fan/00/m-n_W", "fan/00/m-n_X") and not found.onehot[clips.is_test].any()
-    assert set(found.own_class) == {-1}
+    assert set(own_classes(found)) == {"01"}  # also of the test clips, by their section
     split = labels.split_attributes(clips, "fan")
     assert split.keys() == {"m-n"} and set(split["m-n"][clips.is_test]) == {""}
     everything = " ".join(str(getattr(clips, c)) for c in ("machine", "section", "domain", "attributes"))

@@ -43,6 +43,9 @@ LAYERS = {
     "asdjax.outcome": 5,
     "asdjax.training_free": 5,
     "asdjax.learn": 5,
+    "asdjax.by_machine": 1,
+    "asdjax.checks": 6,
+    "asdjax.plan": 6,
     "asdjax.run": 7,
     "asdjax.main": 8,
 }

@@ -1,4 +1,4 @@
-"""Losses against numbers of reference implementations (golden/arcface.json), hand arithmetic and the definitions."""
+"""Losses against numbers of reference implementations (golden/*.json), hand arithmetic and the definitions."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from asdjax.core import UsageError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "arcface.json").read_text())
 MIXUP = GOLDEN["mixup"]
+FOCAL = json.loads((Path(__file__).parent / "golden" / "focal.json").read_text())
 CASES = [pytest.param(case, id=f"{case['mode']}-{case['s']}-{case['m']}") for case in GOLDEN["cases"]]
 
 
@@ -40,6 +41,77 @@ def test_softmax_of_mixed_labels(x64, tolerance):
     with jax.enable_x64(x64):
         found = losses.softmax(jnp.array(MIXUP["logits"]), jnp.array(mixed_label())).mean()
     assert float(found) == pytest.approx(MIXUP["ce_mixed"], rel=tolerance)
+
+
+@pytest.mark.parametrize("x64, tolerance", [(True, 1e-8), (False, 1e-5)])
+@pytest.mark.parametrize("gamma", ["0", "0.5", "1", "2", "5"])
+def test_focal(gamma, x64, tolerance):
+    golden = FOCAL["gamma"][gamma]
+    with jax.enable_x64(x64):
+        found = losses.focal(jnp.array(FOCAL["logits"]), jnp.eye(6)[jnp.array(FOCAL["y"])], gamma=float(gamma))
+        mean = found.mean()
+    assert found.dtype == (jnp.float64 if x64 else jnp.float32)
+    assert float(mean) == pytest.approx(golden["mean"], rel=tolerance)
+    scale = 1 if x64 else np.max(golden["per_sample"])
+    np.testing.assert_allclose(found, golden["per_sample"], rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("x64, tolerance", [(True, 1e-8), (False, 1e-5)])
+def test_focal_of_mixed_labels(x64, tolerance):
+    golden = FOCAL["mixup_gamma2"]
+    label = golden["lam"] * np.eye(6)[FOCAL["y"]] + (1 - golden["lam"]) * np.eye(6)[golden["y_b"]]
+    with jax.enable_x64(x64):
+        found = losses.focal(jnp.array(FOCAL["logits"]), jnp.array(label)).mean()
+    assert float(found) == pytest.approx(golden["loss"], rel=tolerance)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_keeps_its_digits_near_0_and_1(gamma):
+    """Of two classes `ahead` apart in float32: p = 1 / (1 + exp(-ahead)), against float64."""
+    ahead = np.array([-80.0, -25.0, -9.0, 0.0, 9.0, 17.0, 25.0])
+    found = losses.focal(
+        jnp.stack([jnp.asarray(ahead, jnp.float32), jnp.zeros(7)], 1), jnp.array([[1.0, 0.0]] * 7), gamma=gamma
+    )
+    expected = (1 / (1 + np.exp(ahead))) ** gamma * np.log1p(np.exp(-ahead))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_gradients_of_focal(gamma):
+    """Against central differences of the formula, with hard and soft labels."""
+    rng = np.random.default_rng(0)
+    logits, label = 3 * rng.standard_normal((5, 4)), rng.dirichlet(np.ones(4), 5)
+    label[:2] = np.eye(4)[:2]
+
+    def by_formula(z):
+        p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+        return -(label * (1 - p) ** gamma * np.log(p)).sum()
+
+    h, steps = 1e-5, np.eye(20).reshape(20, 5, 4)
+    expected = [(by_formula(logits + h * step) - by_formula(logits - h * step)) / (2 * h) for step in steps]
+    with jax.enable_x64(True):
+        found = jax.grad(lambda z: losses.focal(z, jnp.asarray(label), gamma=gamma).sum())(jnp.asarray(logits))
+    np.testing.assert_allclose(np.ravel(found), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 2.0])
+def test_gradients_of_focal_are_finite_everywhere(gamma):
+    """Sure and right, sure and wrong, a class that there is not (heads.NEVER), ties; and no label."""
+    logits = jnp.array([[1e4, 0, 0], [0, 1e4, 0], [200, 0, -1e9], [0, 1, -1e9], [5, 5, 5], [1e38, -1e38, 0], [1, 2, 3]])
+    label = jnp.array([[1.0, 0, 0]] * 6 + [[0, 0, 0]])
+    each, back = jax.vjp(lambda z: losses.focal(z, label, gamma=gamma), logits)
+    (slope,) = back(jnp.ones(7))
+    assert np.isfinite(each).all() and np.isfinite(slope).all()
+    assert each[0] == 0 and not slope[0].any()  # p is 1
+    np.testing.assert_array_equal(slope[1], [-1, 1, 0])  # p is 0: the cross-entropy
+    assert each[6] == 0 and not slope[6].any()
+    assert not slope[2:4, 2].any()
+
+
+@pytest.mark.parametrize("gamma", [-0.5, math.nan, math.inf])
+def test_focal_refuses(gamma):
+    with pytest.raises(UsageError, match=r"gamma is .* expected a finite number, at least 0"):
+        losses.focal(jnp.zeros((1, 2)), jnp.eye(2)[:1], gamma=gamma)
 
 
 @pytest.mark.parametrize("case", CASES)

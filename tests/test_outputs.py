@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asdjax.core import InputError, UsageError
-from asdjax.detectors import log_softmax, outputs, passthrough, selective_mahalanobis
+from asdjax.detectors import log_softmax, log_softmax_mse, outputs, passthrough, selective_mahalanobis
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -151,13 +151,18 @@ def test_a_singular_covariance_is_refused():
         selective_mahalanobis().fit(of_clips(flat), np.zeros(40, bool))
 
 
+def first(n, n_classes):
+    """own_classes of n clips of the first class."""
+    return np.eye(n_classes, dtype=bool)[np.zeros(n, int)]
+
+
 def test_log_softmax_equals_the_baselines():
     golden = read("logsoftmax_gamma")
     p = np.array(golden["p_units"], np.float64)
     with jax.enable_x64(True), np.errstate(divide="ignore"):
         logits = jnp.asarray(np.log(np.stack([p, 1 - p], -1)))
         for form in ("logit_2022", "baseline_2021_typo", "neglog"):
-            detector, e = log_softmax(form=form), {"logits": logits, "own_class": np.zeros(len(p), np.int32)}
+            detector, e = log_softmax(form=form), {"logits": logits, "own_classes": first(len(p), 2)}
             found = detector.score(detector.fit(e, None), e)
             np.testing.assert_allclose(found, golden[form], rtol=0, atol=5.1e-11)  # it has ten decimals
 
@@ -167,7 +172,7 @@ def test_log_softmax_keeps_its_digits_in_float32():
     for ahead in (5.0, 10.0, 14.0, 20.0, 25.0):
         for offset in (0.0, 64.0):
             logits = np.array([[[offset + ahead, *[offset] * 5]]], np.float32)
-            e = {"logits": logits, "own_class": np.array([0])}
+            e = {"logits": logits, "own_classes": first(1, 6)}
             odds = 5 * np.exp(-ahead)  # (1 - p) / p
             log_p, log_rest = -np.log1p(odds), np.log(odds) - np.log1p(odds)
             assert log_softmax().score({}, e)[0] == pytest.approx(log_rest - log_p, rel=1e-6)
@@ -177,9 +182,48 @@ def test_log_softmax_keeps_its_digits_in_float32():
 
 
 def test_log_softmax_needs_a_class_of_its_own():
-    e = {"logits": np.zeros((2, 3, 4)), "own_class": np.array([1, -1])}
-    with pytest.raises(InputError, match=r"data\.group_by='all'"):
-        log_softmax().fit(e, None)
+    allowed = np.array([[False, True, False, False], [False] * 4])
+    e = {"logits": np.zeros((2, 3, 4)), "own_classes": allowed, "mse": np.zeros((2, 3, 1))}
+    for detector in (log_softmax(), log_softmax_mse()):
+        for ask in (lambda d: d.fit(e, None), lambda d: d.score({}, e)):
+            with pytest.raises(InputError, match=r"expected classes .*data\.group_by='all'"):
+                ask(detector)
+
+
+@pytest.mark.parametrize(
+    "form, of_p",
+    [
+        ("logit_2022", lambda p: np.log(1 - p) - np.log(p)),
+        ("baseline_2021_typo", lambda p: np.log(1 - p - np.log(p))),
+        ("neglog", lambda p: -np.log(p)),
+    ],
+)
+def test_log_softmax_of_several_classes_takes_the_likeliest_of_each_unit(form, of_p):
+    p = np.array([[[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], [[0.1, 0.2, 0.7], [0.25, 0.25, 0.5]]])
+    allowed = np.array([[True, True, False], [False, True, True]])
+    found = log_softmax(form=form).score({}, {"logits": jnp.log(p) + 7, "own_classes": allowed})
+    likeliest = np.array([[0.2, 0.5], [0.7, 0.5]])
+    np.testing.assert_allclose(found, of_p(likeliest).mean(1), rtol=0, atol=3e-6)
+
+
+def test_an_own_class_without_any_probability_is_still_the_own_one():
+    e = {"logits": np.array([[[0.0, 1.0, -np.inf]]], np.float32), "own_classes": np.array([[False, False, True]])}
+    assert log_softmax(form="neglog").score({}, e)[0] == pytest.approx(-np.log(outputs.EPS), rel=1e-6)
+
+
+def test_log_softmax_mse_by_hand():
+    """p = 0.8 and 0.5, errors 1 and 2: logits of -log 4 and 0."""
+    p = np.array([[[0.8, 0.2], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]])
+    e = {"logits": jnp.log(p), "own_classes": first(2, 2), "mse": np.array([[[1.0], [2.0]], [[0.0], [3.0]]])}
+    belief = np.array([-np.log(4) / 2, 0])
+    for weight in (0.0, 1.0, 10.0):
+        detector = log_softmax_mse(weight=weight)
+        state = detector.fit(e, np.zeros(2, bool))
+        np.testing.assert_allclose(detector.score(state, e), belief + weight * 1.5, rtol=0, atol=2e-6)
+    neglog = log_softmax_mse(weight=2.0, form="neglog", key="said", error="off")
+    renamed = {"said": e["logits"], "own_classes": e["own_classes"], "off": e["mse"]}
+    expected = [np.log([1.25, 2]).mean() + 3, np.log(2) + 3]
+    np.testing.assert_allclose(neglog.score({}, renamed), expected, rtol=1e-6)
 
 
 def test_what_the_network_does_not_give_is_named():
@@ -191,3 +235,13 @@ def test_what_the_network_does_not_give_is_named():
         selective_mahalanobis().fit({"embedding": np.zeros((2, 3, 4))}, np.zeros(2, bool))
     with pytest.raises(UsageError, match="expected one of logit_2022"):
         log_softmax(form="2023")
+    e = {"logits": np.zeros((2, 3, 4)), "own_classes": first(2, 4)}
+    with pytest.raises(UsageError, match="needs 'logits' and own_classes; the network's outputs are logits"):
+        log_softmax().fit({"logits": e["logits"]}, None)
+    with pytest.raises(UsageError, match=r"outputs are logits, own_classes; expected 'mse', .*dual_path"):
+        log_softmax_mse().fit(e, None)
+    with pytest.raises(UsageError, match="one number per unit"):
+        log_softmax_mse().fit(e | {"mse": np.zeros((2, 3, 4))}, None)
+    for weight in (-1.0, np.nan, np.inf):
+        with pytest.raises(UsageError, match="expected a finite number, at least 0"):
+            log_softmax_mse(weight=weight)

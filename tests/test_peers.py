@@ -12,13 +12,15 @@ import pytest
 from flax import linen as nn
 from test_autoencoder import WIDTHS, filled, rule
 
-from asdjax import frontends, heads, models
+from asdjax import frontends, heads, models, optim, systems
+from asdjax.core import Parts
 from asdjax.models import layers
 from benchmarks import flops
 
 torch = pytest.importorskip("torch")
 training = importlib.import_module("benchmarks.peers.training")
 autoencoder = importlib.import_module("benchmarks.peers.autoencoder")
+dual_path = importlib.import_module("benchmarks.peers.dual_path")
 
 FRAMES, BINS, D, C = 16, 32, 8, 5
 SPECS = {
@@ -122,7 +124,10 @@ def test_a_step_moves_both_alike(pair):
         return value, grads, optax.apply_updates(params, updates)
 
     value, grads, params = step({"body": variables["params"], "head": weight})
-    theirs = training.make_step(peer.train(), head, lr=1e-2)(torch.from_numpy(x), torch.from_numpy(label))
+    loss = training.make_loss(dict(name="classify"), peer.train(), head)
+    parameters = [*peer.parameters(), *head.parameters()]
+    theirs = training.make_step(loss, parameters, dict(name="adam", lr=1e-2))
+    theirs = theirs(torch.from_numpy(x), torch.from_numpy(label))
     np.testing.assert_allclose(value, theirs.numpy(), rtol=1e-4)
     scale = np.abs(grads["head"]).max()
     np.testing.assert_allclose(head.weight.grad.numpy(), grads["head"], rtol=0, atol=1e-3 * scale)
@@ -142,6 +147,76 @@ def test_flops_are_those_that_pytorch_counts(pair):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         peer.eval()(torch.zeros(1, FRAMES, BINS))
     assert flops.forward_flops(net, FRAMES, BINS) == counter.get_total_flops()
+
+
+def test_flops_of_a_transformer_are_those_of_its_products():
+    """By hand, for 64 x 128: D^2 per place for each of queries, keys, values and output, and 2 x 32 D; L^2 D twice."""
+    frames = 64 * (4 * 128 * 128 + 2 * 128 * 32) + 2 * 64 * 64 * 128
+    bins = 128 * (4 * 64 * 64 + 2 * 64 * 32) + 2 * 128 * 128 * 64
+    assert (frames, bins) == (5_767_168, 4_718_592)
+    assert flops.forward_flops(models.DualPathTransformer(), 64, 128) == 2 * 3 * (frames + bins)
+
+
+# --- the training of the dual-path transformer ------------------------------------------------------------------------
+
+TINY = dict(name="DualPathTransformer", blocks=1, heads=4, feedforward=8)
+DUAL_PATH = dict(name="dual_path", masks=0, target="normalised", reconstruction_weight=0.5, classification_weight=2.0)
+ADAMW = dict(name="adamw", lr=1e-2, schedule="constant", weight_decay=0.1, clip=0.05)
+
+
+@pytest.mark.parametrize(
+    "top, target",
+    [(dict(name="Linear", loss="focal", gamma=3.0), "normalised"), (dict(name="Linear", loss="softmax"), "raw")],
+    ids=["focal", "softmax"],
+)
+def test_steps_of_the_dual_path_move_both_alike(top, target):
+    """Losses of both heads and of both targets, AdamW, and gradients clipped to a norm that they are well above."""
+    system = {**DUAL_PATH, "target": target}
+    frames, bins = 8, 16
+    backbone, head = models.DualPathTransformer(**without_name(TINY)), heads.Linear(C, **without_name(top))
+    cut = frontends.Cut("frames", frames, frames, lambda key, x: x, lambda x: x, lambda length: None)
+    tx = optim.adamw(**without_name(ADAMW), steps=10)
+    ours = systems.dual_path(Parts((), lambda x: x, cut, (), backbone, head, tx), **without_name(system))
+    x = 3 * RNG.normal(size=(6, frames, bins)).astype(np.float32) - 2
+    label = RNG.dirichlet(np.ones(C), 6).astype(np.float32)
+    batch = {"wave": x, "label": {"class": label}}
+    state = jax.jit(ours.init)(jax.random.key(0), batch)
+
+    net, linear = training.classifier(dict(backbone=TINY, head=top), frames, bins, C)
+    dual_path.fill(net, state.params["backbone"], state.stats["backbone"]["batch_stats"])
+    with torch.no_grad():
+        linear.linear.weight.copy_(torch.tensor(np.asarray(state.params["head"]["Dense_0"]["kernel"]).T.copy()))
+        linear.linear.bias.copy_(torch.tensor(np.asarray(state.params["head"]["Dense_0"]["bias"])))
+    loss = training.make_loss(system, net, linear)
+    step = training.make_step(loss, [*net.parameters(), *linear.parameters()], ADAMW)
+    update, found, wanted, norms = jax.jit(ours.update), [], [], []
+    for _ in range(6):
+        state, metrics = update(state, jax.random.key(1), batch)
+        found.append(float(metrics["loss"]))
+        norms.append(float(metrics["gradient_norm"]))
+        wanted.append(float(step(torch.from_numpy(x), torch.from_numpy(label))))
+    assert min(norms) > 10 * ADAMW["clip"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def without_name(spec):
+    return {k: v for k, v in spec.items() if k != "name"}
+
+
+def test_patches_are_hidden_anywhere_and_cut_off_at_the_border():
+    torch.manual_seed(0)
+    hidden = training.patch_mask(torch.Size((600, 7, 9)), 1, 3, torch.device("cpu"))
+    assert set(hidden.unique().tolist()) == {np.float32(2.2e-16), 1.0}
+    hidden = hidden < 1
+    rows, columns = hidden.any(2), hidden.any(1)
+    assert torch.equal(hidden, rows[:, :, None] & columns[:, None])  # one rectangle
+    for ends, places in ((rows, 7), (columns, 9)):
+        first, length = ends.int().argmax(1), ends.sum(1)
+        assert set(first.tolist()) == set(range(places))
+        assert torch.equal(length, (places - first).clamp(max=3))
+    several = training.patch_mask(torch.Size((600, 64, 128)), 3, 5, torch.device("cpu")) < 1
+    counts = several.sum((1, 2))
+    assert counts.max() == 75 and counts.min() >= 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from asdjax import metrics, results, scoretable, tables
 from asdjax.core import InputError, UsageError
@@ -156,8 +157,6 @@ def test_summarise_by_hand(tmp_path):
 
 
 def test_thresholds_are_those_of_scipy():
-    from scipy import stats
-
     scores = make(n=40)
     for (scorer, member, machine), (threshold, note) in results.thresholds(scores).items():
         own = (scores["scorer"] == scorer) & (scores["machine"] == machine) & (scores["split"] == "train")
@@ -476,7 +475,8 @@ def test_tables_of_several_members(year):
     assert "…" not in text and f"alone, {year}, in %" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
     score, domain = ("mean of average AUC and pAUC", "") if year == 2020 else ("official score", "target")
-    last = lines[next(i for i, line in enumerate(lines) if line.startswith("all scorers")) :]
+    first, after = (i for i, line in enumerate(lines) if line.startswith("all scorers"))
+    last = lines[first:after]
     assert [line.split(" ")[0] for line in last[5:]] == [
         "near",
         "mean",
@@ -517,3 +517,99 @@ def test_scorers_of_fewer_machines_are_marked():
     lines = printed(summarise(some(scores, kept), 2024)[0], 2024, width=120).splitlines()
     assert any(line.split()[:5] == ["far", "(1", "of", "2", "machines)"] for line in lines)
     assert not any("near (" in line for line in lines)
+
+
+def machine_table(rows, year, width=120) -> list[list[str]]:
+    """The words of each line of the table of the machines' scores, its title first; none where there is none."""
+    lines = [line.split() for line in printed(rows, year, width).splitlines()]
+    title = [i for i, line in enumerate(lines) if line[-5:] == ["of", "each", "machine,", "in", "%"]]
+    return lines[title[0] :] if title else []
+
+
+def machine_score(rows, scorer, member, machine, year) -> float:
+    """The definition, from the rows of sections: harmonic mean (2020: of both means) over AUCs and pAUCs."""
+    own = {key: value for key, value in values(rows, scorer, member).items() if key[0] == machine and key[1].isdigit()}
+    parts = {
+        name: [v for key, v in own.items() if key[3] == name and key[2:] != ("all", "AUC")] for name in ("AUC", "pAUC")
+    }
+    if year == 2020:
+        return np.mean([np.mean(part) for part in parts.values()])
+    return stats.hmean([*parts["AUC"], *parts["pAUC"]])
+
+
+def sectioned(scores) -> scoretable.Scores:
+    """The clips in two sections, each with clips of every kind."""
+    return scores | {"section": np.where(np.arange(len(scores["score"])) % 3 == 0, "01", "00")}
+
+
+@pytest.mark.parametrize("year", [2020, 2021, 2022, 2025])
+def test_scores_of_machines_are_official(year):
+    scores = sectioned(make(machines=("fan", "ToyCar", "pump"), domains=("",) if year == 2020 else metrics.DOMAINS))
+    rows, _ = summarise(scores, year)
+    table = machine_table(rows, year)
+    title = "mean of average AUC and pAUC" if year == 2020 else "official score"
+    assert " ".join(table[0]) == f"all scorers, {year}: {title} of each machine, in %"
+    assert [table[2], table[3]] == [["Toy"], ["scorer", "Car", "fan", "pump"]]
+    for line, scorer in zip(table[5:], ("near", "far"), strict=False):
+        expected = [machine_score(rows, scorer, "0", machine, year) for machine in ("ToyCar", "fan", "pump")]
+        assert line == [scorer, *(f"{100 * value:.2f}" for value in expected)]
+    assert len([line for line in table if line]) == 6
+
+
+def test_scores_of_plain_machines_follow_the_domains():
+    """With domains as 2025, without as 2020; a machine may have no section."""
+    for domains, year in ((("",), 2020), (metrics.DOMAINS, 2025)):
+        scores = make(domains=domains)
+        plain = summarise(scores | {"section": np.full(len(scores["score"]), "")}, "plain")[0]
+        there, here = machine_table(summarise(scores, year)[0], year), machine_table(plain, "plain")
+        assert here[1:] == there[1:] and " ".join(here[0]) == " ".join(there[0]).replace(str(year), "plain")
+
+
+@pytest.mark.parametrize("year", [2020, 2024])
+def test_scores_of_machines_over_members(year):
+    scores = sectioned(make(scorers=("near", "far [x]"), members=3))
+    scores = scoretable.concatenate([scores, scoretable.ensemble(scores)])
+    rows, _ = summarise(scores, year)
+    table = machine_table(rows, year)
+    assert [line[0] for line in table if line and line[0] in ("near", "far", "mean", "ensemble")] == [
+        *("near", "mean", "ensemble"),
+        *("far", "mean", "ensemble"),
+    ]
+    at = next(i for i, line in enumerate(table) if line[:2] == ["far", "[x]"])
+    cells, joint = [], []
+    for machine in ("fan", "pump"):
+        members = [machine_score(rows, "far [x]", str(member), machine, year) for member in range(3)]
+        cells += [f"{100 * np.mean(members):.2f}", f"±{100 * np.std(members, ddof=1):.2f}"]
+        joint += [f"{100 * machine_score(rows, 'far [x]', 'ensemble', machine, year):.2f}"]
+    assert table[at + 1] == ["mean", "±", "std", "of", "3", "members", *cells]
+    assert table[at + 2] == ["ensemble", *joint]
+
+
+def test_what_has_no_score_of_a_machine_gets_a_dash():
+    scores = sectioned(make(machines=("fan", "pump", "valve")))
+    scores = some(scores, ~((scores["scorer"] == "near") & (scores["machine"] == "fan")))  # first in the table
+    part = of(scores, machine="pump", section="01", domain="target", label=0) & (scores["split"] == "test")
+    rows, _ = summarise(some(scores, ~part), 2024)
+    table = machine_table(rows, 2024)
+    assert table[2] == ["scorer", "fan", "pump", "valve"]
+    cells = {line[0]: line[1:] for line in table if line and line[0] in ("near", "far")}
+    near, far = (f"{100 * machine_score(rows, scorer, '0', 'valve', 2024):.2f}" for scorer in ("near", "far"))
+    assert cells["near"] == ["-", "-", near]
+    assert cells["far"] == [f"{100 * machine_score(rows, 'far', '0', 'fan', 2024):.2f}", "-", far]
+
+
+def test_one_scorer_or_one_machine_needs_no_table_of_machines():
+    assert machine_table(summarise(make(scorers=("near",)), 2024)[0], 2024) == []
+    assert machine_table(summarise(make(machines=("fan",)), 2024)[0], 2024) == []
+    assert machine_table(summarise(make(), 2024)[0], 2024) != []
+
+
+def test_many_machines_are_shown_in_parts_on_a_narrow_console():
+    machines = tuple(f"machine{i:02}" for i in range(16))
+    rows, _ = summarise(make(machines=machines, members=2, n=6), 2024)
+    text = printed(rows, 2024, 80).split("all scorers")
+    parts = [part.split("\n\n")[1].splitlines() for part in text if "of each" in part]
+    assert [name for part in parts for name in part[0].split()[1:]] == list(machines) and len(parts) > 1
+    assert max(len(line) for part in parts for line in part) <= 80
+    means = [cell for part in parts for line in part if "mean ±" in line for cell in line.split()[6:]]
+    assert len(means) == 2 * 2 * 16

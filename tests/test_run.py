@@ -14,8 +14,9 @@ import pytest
 import soundfile
 import tiny
 import trees
+from scipy import special
 
-from asdjax import chunks, evaluate, learn, parallel, run, rundir, scoretable, train
+from asdjax import checks, chunks, evaluate, learn, parallel, run, rundir, scoretable, train
 from asdjax.core import UsageError
 from asdjax.data import feed
 
@@ -175,17 +176,105 @@ def test_windows_of_a_bank_of_features_are_classified(data, tmp_path):
     assert len(losses) == 4 and np.isfinite(losses).all() and rows
 
 
-def test_scores_of_classes_need_classes_before_anything_is_trained(data, tmp_path):
-    """fan has one section: its classes are attributes, none of which is known of a test clip."""
+def test_scores_of_classes_of_several_attributes(data, tmp_path):
+    """fan has one section: its classes are attributes, of which the likeliest is taken, unit by unit."""
+    scorer = {"name": "own", "fit": "section", "detector": {"name": "log_softmax", "form": "neglog"}}
+    changes = {"data.group_by": "machine", "data.label": "section", "train.steps": 2, "score.scorers": (scorer,)}
+    run.run(settings(data, **changes), tmp_path / "r")
+    rows = [r for r in table(tmp_path / "r/scores.csv") if r["scorer"] == "own" and r["machine"] == "fan"]
+    assert len(rows) == 28
+    with np.load(tmp_path / "r/groups/fan/embeddings/embeddings.npz") as e:
+        expected = -special.log_softmax(e["logits"].astype(float), -1).max(-1).mean(1)
+    np.testing.assert_allclose([float(r["score"]) for r in rows], expected, rtol=1e-5)
+
+
+def test_scores_of_classes_need_classes_before_anything_is_trained(tmp_path):
+    """A section of the test alone is none of the classes."""
+    trees.write_machine(tmp_path / "d", "fan", 300)
+    trees.write_machine(tmp_path / "d", "fan", 500, section="01")
+    for file in (tmp_path / "d/fan/train").glob("section_01*"):
+        file.unlink()
     scorer = {"name": "own", "fit": "section", "detector": {"name": "log_softmax"}}
     changes = {"data.group_by": "machine", "data.label": "section", "score.scorers": (scorer,)}
-    with pytest.raises(UsageError, match=r"fan: .*log_softmax.*data.group_by='all'"):
-        run.run(settings(data, **changes), tmp_path / "r")
+    with pytest.raises(UsageError, match=r"'own' of fan: .*no class"):
+        run.run(settings(tmp_path / "d", **changes), tmp_path / "r")
     assert not (tmp_path / "r").exists()
-    changes = {"data.label": "machine_section", "train.steps": 2, "score.scorers": (scorer,)}
-    run.run(settings(data, **changes), tmp_path / "r")
-    rows = [r for r in table(tmp_path / "r/scores.csv") if r["scorer"] == "own"]
-    assert len(rows) == 46 and len({r["score"] for r in rows}) > 40
+
+
+BY_MACHINE = {
+    "pump": {
+        "frontend": {"name": "spectrogram", "win": 64, "hop": 64}, "sampler": {"name": "domain_mixed", "n_target": 2},
+        "head": {"name": "Linear", "loss": "focal"}, "feature_ops": ({"name": "mixup", "p": 1.0, "lam": "batch"},),
+        "scorers": ({"name": "mean", "fit": "section", "detector": {"name": "cosine_mean"}},),
+    },
+    "valve": {"head": {"name": "Linear"}},
+}  # fmt: skip
+SUBMISSION = {
+    "name": "submission", "source": "lof", "target": "lof", "by_machine": {"pump": {"source": "mean", "target": "mean"}}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("groups", ["one_by_one", "together"])
+def test_each_machine_may_have_a_system_of_its_own(data, tmp_path, groups, caplog, capsys):
+    """fan's networks are those of a run without by_machine, pump's those of a run with its sections."""
+    base = {
+        "data.group_by": "machine",
+        "train.steps": 4,
+        "train.groups": groups,
+        "data.bank": "features",
+        "wave_ops": (),
+    }
+    mixed = {**base, "by_machine": BY_MACHINE, "score.selections": (SUBMISSION,)}
+    with caplog.at_level("INFO"):
+        run.run(settings(data, **mixed), tmp_path / "mixed")
+    assert "pump: there are no training clips of the target domain" in caplog.text
+    assert "focal" in capsys.readouterr().out  # what each machine gets
+    own = {k: v for k, v in BY_MACHINE["pump"].items() if k != "scorers"}
+    run.run(settings(data, **base), tmp_path / "base")
+    run.run(settings(data, **{**base, **own, "score.scorers": BY_MACHINE["pump"]["scorers"]}), tmp_path / "own")
+    scores = {name: table(tmp_path / name / "scores.csv") for name in ("mixed", "base", "own")}
+
+    def of(run_name, scorer, machine):
+        rows = [r for r in scores[run_name] if r["scorer"] == scorer and r["machine"] == machine]
+        return {r["file"]: float(r["score"]) for r in rows}
+
+    assert {(r["scorer"], r["machine"]) for r in scores["mixed"]} == {
+        ("knn", "fan"), ("lof", "fan"), ("mean", "pump"), ("submission", "fan"), ("submission", "pump"),
+        ("rms-only", "fan"), ("rms-only", "pump"),
+    }  # fmt: skip
+    for there, scorer, machine in (("base", "lof", "fan"), ("own", "mean", "pump")):
+        expected = pytest.approx(of(there, scorer, machine), rel=1e-4)
+        assert of("mixed", scorer, machine) == expected and of("mixed", "submission", machine) == expected
+    for machine, section in (("fan", "00"), ("pump", "01")):
+        file = tmp_path / f"mixed/submission/submission/anomaly_score_{machine}_section_{section}_test.csv"
+        assert len(file.read_text().splitlines()) == (16 if machine == "fan" else 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.group_by": "all"}, "group_by='machine'"),
+        ({"by_machine": {"pump": {"train": {"steps": 3}}}}, "by_machine.pump has train"),
+        ({"by_machine": {"pump": {"head": {"name": "Lin"}}}}, "by_machine.pump: .*no 'Lin'"),
+        ({"by_machine": {"pump": {"sampler": {"name": "domain_mixed", "n_target": 99}}}}, "n_target"),
+        ({"score.selections": ({**SUBMISSION, "by_machine": {}},)}, "takes lof of pump, which has only mean"),
+        ({"score.selections": ({**SUBMISSION, "source": "knnn", "target": "knnn"},)}, "no scorer .*knnn"),
+    ],
+)
+def test_mistakes_in_what_is_for_one_machine_are_told_before_training(data, tmp_path, changes, message):
+    config = settings(data, **{"data.group_by": "machine", "by_machine": BY_MACHINE, **changes})
+    with pytest.raises(UsageError, match=message):
+        run.run(config, tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+def test_other_scorers_of_one_machine_are_only_scored_anew(data, tmp_path):
+    changes = {"data.group_by": "machine", "train.steps": 2}
+    for n in (1, 2):
+        scorers = ({"name": "nearest", "fit": "section", "detector": {"name": "knn", "k": n}},)
+        run.run(settings(data, **changes, by_machine={"pump": {"scorers": scorers}}), tmp_path / "r")
+    with pytest.raises(UsageError, match=r"by_machine\.pump\.head"):
+        run.run(settings(data, **changes, by_machine={"pump": {"head": {"name": "Linear"}}}), tmp_path / "r")
 
 
 def test_where_the_time_went_is_kept(finished):
@@ -351,7 +440,7 @@ def test_every_config_builds(file):
     module = configuration(file)
     for variant in module.VARIANTS:
         config = module.get_config(variant).to_dict()
-        run.check(config)
+        checks.check(config)
         json.dumps(config)
     with pytest.raises(ValueError, match="no such variant"):
         module.get_config("nonsense")
@@ -359,7 +448,15 @@ def test_every_config_builds(file):
 
 @pytest.mark.parametrize(
     ("file", "variant"),
-    [("mfn", ""), ("morita2021", "mfn"), ("morita2021", "mnv2"), ("baseline", "ae"), ("baseline", "mnv2")],
+    [
+        ("mfn", ""),
+        ("morita2021", "mfn"),
+        ("morita2021", "mnv2"),
+        ("baseline", "ae"),
+        ("baseline", "mnv2"),
+        ("bai2022", "mfn_stft,mixing=fmix_mixup"),
+        ("bai2022", "dpt"),
+    ],
 )
 def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
     """Nothing here has run on a TPU; that the programs are accepted for one is the least to be shown."""
@@ -368,19 +465,19 @@ def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
     samples, rows = 2 * 16000 + 1024, jax.ShapeDtypeStruct((1, 2, 4), np.int32)
     if config["cut"]["at"] == "frames":
         samples = config["frontend"]["hop"] * config["cut"]["width"]
-    label = {"class": jax.ShapeDtypeStruct((8, 6), np.float32)}
+    label = {"class": jax.ShapeDtypeStruct((8, 6), np.float32), "target": jax.ShapeDtypeStruct((8,), np.float32)}
     gain = jax.ShapeDtypeStruct((8,), np.float32)
     waves = store = feed.Store(jax.ShapeDtypeStruct((8, samples), np.int16), gain, label)
     if config["data"]["bank"] == "features":
         frames = jax.eval_shape(train.frontend(config), jax.ShapeDtypeStruct((8, samples), np.float32))
         store = feed.Frames(frames, train.unit_frames(config, samples), label)
-    network = train.Network(Path(), system, {"class": np.zeros((8, 6), np.float32)}, None, None, 0)
+    network = train.Network(Path(), system, {k: np.zeros(v.shape, v.dtype) for k, v in label.items()}, None, None, 0)
     state = train.shapes(network, store)
     states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), state)
     seeds, asked = jax.ShapeDtypeStruct((1,), np.uint32), jax.ShapeDtypeStruct((1,), bool)
     chunk = chunks.make_chunk(system, mesh, lowering="map", resident=True)
     exported = jax.export.export(chunk, platforms=["tpu"])(states, seeds, store, (rows, rows), asked)
-    if file != "baseline" or variant != "ae":  # which has none
+    if variant not in ("ae", "dpt"):  # which have none
         assert "stablehlo.convolution" in exported.mlir_module()  # the form of TPUs, not that of CPUs
     lower_embedding(system, state, waves)
 

@@ -15,6 +15,7 @@ CONFIG = {
         "resample": False, "channel": 0, "seconds": 0.0, "length": "tile", "cache": "",
         "resident": True, "bank": "waves",
     },
+    "sampler": {"name": "uniform"},
     "frontend": {"name": "log_mel", "sample_rate": SR, "win": 128, "hop": 64, "n_mels": 16},
     "cut": {"name": "cut", "width": 16, "hop": 8, "at": "frames", "tail": "align", "train_hop": 1},
     "wave_ops": ({"name": "mixup", "p": 0.5},),
@@ -36,6 +37,7 @@ CONFIG = {
         "fusions": (),
         "training_free": False,
     },
+    "by_machine": {},
 }  # fmt: skip
 
 

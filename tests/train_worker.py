@@ -22,7 +22,7 @@ def networks(folder, store, members=1, seed=3):
     config = tiny.config()
     labelled = store.label["class"].any(1)
     system = train.make(config, store.label["class"].shape[1])
-    sampler = sampling.uniform(labelled, batch_size=config["train"]["batch_size"])
+    sampler = sampling.uniform(None, labelled, batch_size=config["train"]["batch_size"]).draw
     folders = [Path(folder)] if members == 1 else [Path(folder, f"member_{i}") for i in range(members)]
     return [train.Network(path, system, store.label, labelled, sampler, seed + i) for i, path in enumerate(folders)]
 

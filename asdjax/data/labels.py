@@ -20,14 +20,15 @@ class Labels(NamedTuple):
         names: C class names.
         onehot: (N, C) float32; all zero for clips of no class.
         rows: (N,) bool, the training clips that the network learns from.
-        own_class: (N,) int32, the class known from machine and section alone, -1 where several or none fit.
+        own_classes: (N, C) bool, the classes that machine and section allow: several where these are attributes, none
+            for clips of other groups, and of places of which there is no class.
         note: '' or a sentence for the user: what was changed, and why.
     """
 
     names: tuple[str, ...]
     onehot: np.ndarray
     rows: np.ndarray
-    own_class: np.ndarray
+    own_classes: np.ndarray
     note: str
 
 
@@ -92,7 +93,7 @@ def class_labels(clips: Clips, own: np.ndarray, label: str) -> Labels:
     if not (own & train).any():
         raise InputError(f"no training clips among {len(clips)} for this group, expected some to learn from")
     if label == "none":
-        return Labels((), np.zeros((len(clips), 0), np.float32), own & train, np.full(len(clips), -1, np.int32), "")
+        return Labels((), np.zeros((len(clips), 0), np.float32), own & train, np.zeros((len(clips), 0), bool), "")
     finer = [label, *(k for k in LEVELS if len(LEVELS[k]) > max(1, len(LEVELS[label])))]
     for level, scope in [*((k, own) for k in finer), (finest, np.ones(len(clips), bool))]:
         keys = _keys(clips, level)
@@ -108,18 +109,15 @@ def class_labels(clips: Clips, own: np.ndarray, label: str) -> Labels:
     number = {k: i for i, k in enumerate(classes)}
     seen = scope & (train if level == finest else train | clips.is_test)
     which = np.array([number.get(k, -1) if s else -1 for k, s in zip(keys, seen, strict=True)])
-    of_place = {place: [i for k, i in number.items() if k[:2] == place] for place in {k[:2] for k in keys}}
-    own_class = [
-        of_place[k[:2]][0] if s and len(of_place[k[:2]]) == 1 else -1 for k, s in zip(keys, scope, strict=True)
-    ]
+    places = [k[:2] for k in keys]
+    of_place = {place: np.array([k[:2] == place for k in classes]) for place in set(places)}
+    own_classes = np.stack([of_place[place] for place in places]) & scope[:, None]
     note = ""
     if level != label or scope is not own:
         pooled = "" if scope is own else " over the training clips of all machines"
         note = f"data.label={label!r} leaves one class, therefore {len(classes)} classes of {level}{pooled} are learnt"
     onehot = (which[:, None] == np.arange(len(classes))).astype(np.float32)
-    return Labels(
-        tuple("/".join(filter(None, k)) for k in classes), onehot, scope & train, np.array(own_class, np.int32), note
-    )
+    return Labels(tuple("/".join(filter(None, k)) for k in classes), onehot, scope & train, own_classes, note)
 
 
 def split_attributes(clips: Clips, machine: str) -> dict[str, np.ndarray]:

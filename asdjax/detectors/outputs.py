@@ -41,6 +41,8 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
         logit_2022: log(1 - p) - log(p), the scores of the baseline of 2022.
         baseline_2021_typo: log((1 - p) - log(p)), as the baseline of 2021 has it, by a misplaced bracket.
         neglog: -log(p).
+    Where a section has several classes, its attributes, p is that of the likeliest of them, unit by unit: the maximum
+    softmax probability of Hendrycks and Gimpel (2017), among the classes of the section.
     1 - p and p are floored at EPS, and computed from how far the class is ahead of the others together, so that they
     keep their digits in float32.
 
@@ -49,14 +51,14 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
         key: the entry of embed's dict, (N, U, C).
 
     Returns:
-        Detector without state. Its functions raise InputError where a clip has no class of its own (own_class -1).
+        Detector without state. Its functions raise InputError where a clip has no class of its own.
     """
     check("log_softmax", "form", form, ("logit_2022", "baseline_2021_typo", "neglog"))
 
     def checked(e):
-        if key not in e or "own_class" not in e:
-            raise UsageError(f"log_softmax: needs {key!r} and own_class; the network's outputs are {', '.join(e)}")
-        if (np.asarray(e["own_class"]) < 0).any():
+        if key not in e or "own_classes" not in e:
+            raise UsageError(f"log_softmax: needs {key!r} and own_classes; the network's outputs are {', '.join(e)}")
+        if not np.asarray(e["own_classes"]).any(1).all():
             raise InputError(NO_CLASS)
 
     def fit(e, is_target):
@@ -64,9 +66,11 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
         return {}
 
     @jax.jit
-    def of_units(logits, own_class):
+    def of_units(logits, own_classes):
         logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        own = jax.nn.one_hot(own_class, logits.shape[-1], dtype=bool)[:, None]
+        # a class of its own of logit -inf is still likelier than those that are not
+        allowed = jnp.where(own_classes[:, None], jnp.maximum(logits, jnp.finfo(logits.dtype).min), -jnp.inf)
+        own = jax.nn.one_hot(allowed.argmax(-1), logits.shape[-1], dtype=bool)
         rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
         ahead = jnp.sum(jnp.where(own, logits, 0), axis=-1) - rest
         log_p, log_rest = (jnp.maximum(jax.nn.log_sigmoid(x), jnp.log(EPS)) for x in (ahead, -ahead))
@@ -76,15 +80,50 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
 
     def score(state, e):
         checked(e)
-        return of_units(e[key], e["own_class"])
+        return of_units(e[key], e["own_classes"])
 
     return Detector(fit, score)
 
 
 NO_CLASS = (
-    "log_softmax: machine and section do not tell a clip's class; expected one class for each, as data.label='section' "
-    "gives where machines have several sections, and data.group_by='all' with data.label='machine_section' elsewhere"
+    "log_softmax: no class for the machine and section of some clips; expected classes (data.label other than 'none'), "
+    "and training clips of every section that is scored, else data.group_by='all' with data.label='machine'"
 )
+
+
+def log_softmax_mse(
+    *, weight: float = 1.0, form: str = "logit_2022", key: str = "logits", error: str = "mse"
+) -> Detector:
+    """`log_softmax` plus how badly the network reconstructs the clip (Bai 2022, Table 2, 'log-softmax & MSE').
+
+    Args:
+        weight: of the reconstruction error, which is averaged over the clip's units.
+        form: see log_softmax.
+        key: see log_softmax.
+        error: the entry of embed's dict, (N, U, 1).
+
+    Returns:
+        Detector without state. It raises as log_softmax does, and UsageError where the network reconstructs nothing.
+
+    Raises:
+        UsageError: weight is negative or not finite.
+    """
+    if not 0 <= weight < np.inf:
+        raise UsageError(f"log_softmax_mse: weight={weight}; expected a finite number, at least 0")
+    belief, reconstruction = log_softmax(form=form, key=key), passthrough(key=error)
+
+    def fit(e, is_target):
+        if error not in e:
+            raise UsageError(
+                f"log_softmax_mse: the network's outputs are {', '.join(e)}; expected {error!r}, its reconstruction "
+                "error, as that of the system dual_path gives"
+            )
+        return belief.fit(e, is_target) | reconstruction.fit(e, is_target)
+
+    def score(state, e):
+        return belief.score(state, e) + weight * reconstruction.score(state, e)
+
+    return Detector(fit, score)
 
 
 def selective_mahalanobis(*, form: str = "official") -> Detector:

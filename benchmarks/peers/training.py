@@ -1,10 +1,10 @@
-"""Training of the networks in PyTorch: frontends, ArcFace, mixup, Adam, and batches from the bank by a DataLoader."""
+"""Training of the networks in PyTorch: frontends, heads, mixup, optimizers, and batches by a DataLoader."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ from librosa import filters
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.peers.dual_path import DualPathTransformer
 from benchmarks.peers.mobilefacenet import MobileFaceNet
 from benchmarks.peers.mobilenetv2 import MobileNetV2
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of units (B, L, F) and label (B, C): (B,)
 
 
 def network(spec: Mapping[str, Any], frames: int, bins: int) -> nn.Module:
     """The peer of the backbone in a config, for units (B, L, F) of this size."""
+    if spec["name"] == "DualPathTransformer":
+        sizes = {k: spec[k] for k in ("blocks", "heads", "feedforward") if k in spec}
+        return DualPathTransformer(frames, bins, **sizes)
     sizes = {k: spec[k] for k in ("rows", "stem", "features", "embedding")}
     if spec["name"] == "MobileFaceNet":
         return MobileFaceNet(**sizes, bins=bins, frames=frames).to(memory_format=torch.channels_last)
@@ -73,6 +79,30 @@ class ArcFace(nn.Module):
         return (label * functional.softplus(others - turned)).sum(-1)
 
 
+class Linear(nn.Module):
+    """A linear classifier with the cross-entropy, which gamma > 0 makes the focal loss; linear in a soft label."""
+
+    def __init__(self, n_classes: int, embedding: int, gamma: float = 0.0):
+        super().__init__()
+        self.linear, self.gamma = nn.Linear(embedding, n_classes), gamma
+
+    def forward(self, embedding: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """embedding (B, D), label (B, C) -> loss (B,)."""
+        log_p = self.linear(embedding).log_softmax(-1)
+        weight = (1 - log_p.exp()) ** self.gamma if self.gamma else 1.0
+        return -(label * weight * log_p).sum(-1)
+
+
+def classifier(config: Mapping[str, Any], frames: int, bins: int, n_classes: int) -> tuple[nn.Module, nn.Module]:
+    """The peers of a config's backbone and head."""
+    spec, top = config["backbone"], config["head"]
+    embedding = bins if spec["name"] == "DualPathTransformer" else spec["embedding"]
+    if top["name"] == "ArcFace":
+        return network(spec, frames, bins), ArcFace(n_classes, embedding, top["s"], top["margin"])
+    gamma = top.get("gamma", 2.0) if top.get("loss") == "focal" else 0.0
+    return network(spec, frames, bins), Linear(n_classes, embedding, gamma)
+
+
 def mixup(wave: torch.Tensor, label: torch.Tensor, p: float, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Each example blended with another of the batch by its own lam ~ Beta(alpha, alpha), with probability p."""
     n = len(wave)
@@ -123,18 +153,71 @@ def batches(bank: Bank, batch_size: int, device: torch.device, workers: int = 2)
         yield wave.to(device, non_blocking=True), label.to(device, non_blocking=True)
 
 
-def make_step(net: nn.Module, head: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> Callable:
-    """One Adam step on units: (x (B, L, F), label (B, C)) -> loss (). `dtype` is what the network computes in."""
-    parameters = [*net.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
+def make_loss(system: Mapping[str, Any], net: nn.Module, top: nn.Module, dtype: torch.dtype = torch.float32) -> Loss:
+    """The loss that a config's system has for the network and its head. `dtype` is what the network computes in."""
+    if system["name"] == "dual_path":
+        return dual_path(net, top, **{k: v for k, v in system.items() if k != "name"})
 
-    def step(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def loss(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
             embedding = net(x)
-        loss = head(embedding.float(), label).mean()
+        return top(embedding.float(), label)
+
+    return loss
+
+
+def dual_path(
+    net: DualPathTransformer,
+    top: nn.Module,
+    *,
+    masks: int = 3,
+    mask_size: int = 5,
+    target: str = "normalised",
+    reconstruction_weight: float = 1.0,
+    classification_weight: float = 1.0,
+) -> Loss:
+    """The loss of asdjax.systems.dual_path, with its arguments: of the head, and of the reconstruction."""
+
+    def loss(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        mask = patch_mask(x.shape, masks, mask_size, x.device) if masks else None
+        embedding, reconstruction, normalised = net(x, mask)
+        original = x if target == "raw" else normalised.detach()
+        error = (reconstruction - original).square().mean((1, 2))
+        return classification_weight * top(embedding, label) + reconstruction_weight * error
+
+    return loss
+
+
+def patch_mask(shape: torch.Size, masks: int, size: int, device: torch.device) -> torch.Tensor:
+    """Units (B, L, F) of 1 with patches of 2.2e-16 in each: size x size from anywhere, cut off at the border."""
+    hidden = torch.zeros(shape, dtype=torch.bool, device=device)
+    for _ in range(masks):
+        inside = []
+        for places in shape[1:]:
+            past = torch.arange(places, device=device) - torch.randint(places, (shape[0], 1), device=device)
+            inside.append((past >= 0) & (past < size))
+        hidden |= inside[0][:, :, None] & inside[1][:, None]
+    return torch.where(hidden, 2.2e-16, 1.0)
+
+
+def make_step(
+    loss: Loss, parameters: Iterable[nn.Parameter], optim: Mapping[str, Any]
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """One step of a config's Adam or AdamW at its first learning rate: (x (B, L, F), label (B, C)) -> loss ()."""
+    parameters = list(parameters)
+    if optim["name"] == "adamw":
+        optimizer = torch.optim.AdamW(parameters, optim["lr"], weight_decay=optim["weight_decay"], fused=True)
+    else:
+        optimizer = torch.optim.Adam(parameters, optim["lr"], fused=True)
+    clip = optim.get("clip", 0.0)
+
+    def step(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        mean = loss(x, label).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        mean.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        return loss.detach()
+        return mean.detach()
 
     return step

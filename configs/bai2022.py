@@ -1,0 +1,334 @@
+"""Bai et al. (JLESS), 'JLESS submission to DCASE2022 Task2: batch mixing strategy based method with anomaly detector
+for anomalous sound detection', DCASE 2022.
+
+    python -m asdjax.main --config=configs/bai2022.py:mfn_mel --config.data.root=data/dcase2022t2
+    python -m asdjax.main --config=configs/bai2022.py:ensemble --config.data.root=data/dcase2022t2
+
+One network per machine type tells its sections apart. Of every batch an eighth is of the target domain, of which there
+is one clip in a hundred ('batch mixing'), and all examples are blended with each other by mixup, or by mixup and FMix
+in turn. Three systems: MobileFaceNet on spectrograms (`mfn_stft`) and on log-mel (`mfn_mel`), and a dual-path
+transformer that also reconstructs what is masked (`dpt`). What is submitted is for each machine another of them, with
+its own loss, augmentation and detector (table 3).
+
+Variants:
+    mfn_stft, mfn_mel, dpt  the three systems of table 2
+    ensemble                submission 1 (table 3); ensemble_valve_stft: valve from the spectrogram, as table 2 suggests
+    sub2_mfn, sub2_dpt      submission 2: mfn_mel, and dpt with focal loss for bearing (table 3), under that name
+    sub3                    submission 3, which table 4 calls MFN: its numbers fit neither mfn_stft nor mfn_mel on all
+                            machines. This is the mixture that they do fit: as the ensemble, but bearing and slider from
+                            the spectrogram
+    ,loss= and ,mixing=     after a variant, the same for all machines: bai2022.py:mfn_mel,loss=arcface,mixing=none
+
+A try on few recordings (network and frontend are what they are; fewer steps, smaller batches, a higher learning rate):
+
+    python -m asdjax.main --config=configs/bai2022.py:ensemble --config.data.root=FOLDER --config.data.level=rms \\
+        --config.train.epochs=0 --config.train.steps=150 --config.train.batch_size=16 --config.optim.lr=1e-3
+
+The report's numbers, 2022 development set, in percent. Table 2, harmonic mean of the AUC over sections:
+
+                        ToyCar  ToyTrain  bearing    fan  gearbox  slider  valve
+    MFN STFT    source   89.47     69.58    66.70  75.92    66.00   89.60  93.81
+                target   75.52     59.46    81.11  58.63    68.00   76.00  89.46
+    MFN log-mel source   75.09     68.78    68.88  72.62    86.97   95.42  88.95
+                target   71.71     55.45    76.52  48.59    86.56   78.04  85.71
+    DPT         source   61.55     57.16    76.18  52.20    71.93   93.32  80.60
+                target   71.54     51.24    83.47  48.96    71.64   74.23  63.31
+
+Table 4, Omega (the official score of each machine), and the harmonic mean over machines (computed from it):
+
+                        ToyCar  ToyTrain  bearing    fan  gearbox  slider  valve   all
+    submission 1         72.28     59.56    72.31  66.71    81.51   81.74  85.41  73.2
+    submission 2 MFN     69.25     57.68    66.19  60.56    80.21   81.74  84.47  70.0
+    submission 2 DPT     61.91     52.33    72.31  50.42    68.16   75.59  70.53  63.1
+    submission 3         72.28     59.56    63.84  66.71    81.51   66.55  85.41  69.8
+
+Ours: not run on the 2022 data set, which was not at hand.
+
+A machine without target clips gets ordinary batches, which is said; the target's metrics are left out. A machine with
+one section has nothing to tell apart by section: its attributes become the classes, which is said, and log-softmax
+then asks how sure the network is of the likeliest of them; without attributes either, the classes of all machines are
+learnt.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("mfn_stft", "mfn_mel", "dpt", "ensemble", "ensemble_valve_stft", "sub2_mfn", "sub2_dpt", "sub3")
+
+FEATURES = {
+    "stft": dict(
+        frontend=dict(
+            name="spectrogram",
+            win=1024,  # section 3.2
+            hop=512,  # section 3.2
+            pad="constant",  # not stated: librosa since 0.9.1
+            scale="log_power",  # not stated: decibels, as in the official baselines
+            drop_bin="last",  # section 3.3 has 512 rows where the STFT has 513: the Nyquist bin goes
+        ),
+        # 32 frames: section 3.2; the shift is not stated: as Morita 2021, whose network this is
+        cut=dict(name="cut", width=32, hop=16, at="frames", tail="drop"),
+    ),
+    "mel": dict(
+        frontend=dict(
+            name="log_mel",
+            sample_rate=16000,  # Hz, section 3.2
+            win=1024,  # section 3.2
+            hop=512,  # section 3.2
+            n_mels=128,  # section 3.2
+            pad="constant",  # not stated: librosa since 0.9.1
+        ),
+        # 64 frames: section 3.2; the shift is not stated: that of the authors' SSDPT and of the baseline's training
+        cut=dict(name="cut", width=64, hop=8, at="frames", tail="drop"),
+    ),
+}
+
+MFN_ROWS = {
+    "stft": (
+        (2, 64, 5, 2),
+        (4, 128, 1, 2),
+        (2, 128, 6, 2),
+        (4, 128, 1, 2),
+        (2, 128, 2, 1),
+    ),  # 'the same as' Morita 2021
+    "mel": ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1)),  # table 1
+}
+
+HEADS = {
+    "arcface": dict(
+        name="ArcFace",  # section 2.3
+        s=30.0,  # not stated: the public MobileFaceNet with ArcFace on DCASE 2022 sections
+        margin=0.5,  # not stated: ditto
+        mode="th_mm",  # not stated: the guarded form of the public ASD code
+    ),
+    "focal": dict(name="Linear", loss="focal", gamma=2.0),  # section 2.3; gamma is not stated: that of its paper
+    "softmax": dict(name="Linear", loss="softmax"),  # section 3.3, the transformer's
+}
+
+MIXUP = dict(
+    name="mixup",  # section 2.1
+    p=1.0,  # not stated: every batch, as the authors' SSDPT
+    alpha=1.0,  # not stated: ditto
+    lam="batch",  # not stated: one weight for the batch, as mixup's reference code
+    pairing="random",  # figure 1 is not to be had; or 'cross_domain': partners are of the other domain
+)
+FMIX = dict(
+    name="fmix",  # section 2.1
+    p=1.0,  # not stated
+    alpha=1.0,  # not stated: the default of its reference code, like the next
+    decay=3.0,
+    variant="paper",  # not stated: its formula; 'official' is the reference code, which mixes up two axes
+    layout="freq_time",  # not stated; with one frequency unit per pixel it decides whether bands or times are cut out
+    pairing="random",  # as of mixup
+)
+MIXING = {
+    "none": (),
+    "mixup": (MIXUP,),
+    "fmix": (FMIX,),
+    "fmix_mixup": (dict(name="alternate", ops=(FMIX, MIXUP)),),  # not stated how: in turn, as FMix's own code
+}
+
+# Table 3, which is of the ensemble; that the systems of table 2 had the same loss and augmentation is our reading.
+LOSS = dict(
+    ToyCar="arcface", ToyTrain="arcface", bearing="focal", fan="arcface", gearbox="focal", slider="focal",
+    valve="arcface",
+)  # fmt: skip
+MIXED_BY = dict(
+    ToyCar="mixup", ToyTrain="fmix_mixup", bearing="mixup", fan="fmix_mixup", gearbox="fmix_mixup",
+    slider="fmix_mixup", valve="mixup",
+)  # fmt: skip
+MACHINES = tuple(LOSS)
+LOSS = dict(LOSS, dpt="softmax", others="arcface")  # section 3.3, which table 3 contradicts for bearing; our choice
+MIXED_BY = dict(MIXED_BY, others="mixup")  # our choice
+
+# Table 2: the detector of each machine, and of the others.
+DETECTORS = {
+    "mfn_stft": dict(bearing="cosine", gearbox="cosine", slider="cosine", others="lof"),
+    "mfn_mel": dict(ToyCar="lof", ToyTrain="lof", gearbox="lof", others="log_softmax"),
+    "dpt": dict(others="log_softmax_mse"),
+}
+
+SCORERS = {
+    "mfn": (
+        dict(
+            name="lof",
+            fit="section",  # section 2.4; the domain is not known in the test
+            detector=dict(name="lof", n_neighbors=4, units="mean"),  # section 2.4
+        ),
+        dict(name="cosine", fit="section", detector=dict(name="cosine_mean", units="mean")),  # section 2.4
+        dict(
+            name="log_softmax",
+            fit="section",
+            # section 2.4; or 'baseline_2021_typo', as in the authors' SSDPT, or 'neglog'
+            detector=dict(name="log_softmax", form="logit_2022"),
+        ),
+    ),
+    "dpt": (
+        dict(
+            name="log_softmax_mse",  # table 2
+            fit="section",
+            detector=dict(name="log_softmax_mse", weight=1.0, form="logit_2022"),  # not stated: as the loss
+        ),
+        dict(name="log_softmax", fit="section", detector=dict(name="log_softmax", form="logit_2022")),
+        dict(name="mse", fit="section", detector=dict(name="passthrough", key="mse")),
+    ),
+}
+
+
+def mfn(feature: str, loss: str, mixing: str) -> dict:
+    """A machine's MobileFaceNet."""
+    return dict(
+        FEATURES[feature],
+        system=dict(
+            name="classify",
+            standardise="none",  # not stated: decibels go in as they are, as in the official baselines
+        ),
+        feature_ops=MIXING[mixing],
+        backbone=dict(
+            name="MobileFaceNet",  # 993,280 parameters on log-mel, 985,088 on the spectrogram
+            rows=MFN_ROWS[feature],
+            stem=64,
+            features=512,
+            embedding=128,
+            dtype="float32",  # not stated; or 'bfloat16', for accelerators: slower on CPU
+        ),
+        head=HEADS[loss],
+        scorers=SCORERS["mfn"],
+    )
+
+
+def dpt(loss: str, mixing: str) -> dict:
+    """A machine's dual-path transformer."""
+    return dict(
+        FEATURES["mel"],
+        system=dict(
+            name="dual_path",
+            masks=3,  # not stated, like the next: the authors' SSDPT
+            mask_size=5,  # frames and bins
+            # not stated: the input after BatchNorm, since the output is normalised too; or 'raw', as SSDPT
+            target="normalised",
+            reconstruction_weight=1.0,  # not stated: our choice; SSDPT has 0.001, for target='raw'
+        ),
+        feature_ops=MIXING[mixing],
+        backbone=dict(name="DualPathTransformer", blocks=3, heads=8, feedforward=32),  # not stated: SSDPT; 288,256
+        head=HEADS[loss],
+        scorers=SCORERS["dpt"],
+    )
+
+
+def choices(variant: str, losses: dict, mixing: dict) -> tuple[dict, dict[str, dict], dict[str, str], str]:
+    """The base config's sections, those of each machine, each machine's detector, and that of other machines.
+
+    Args:
+        variant: one of VARIANTS.
+        losses, mixing: of each machine, of 'dpt' where it is not for one machine, and of 'others'.
+    """
+
+    def mfns(features: dict[str, str]) -> dict[str, dict]:
+        return {name: mfn(feature, losses[name], mixing[name]) for name, feature in features.items()}
+
+    if variant in DETECTORS and variant != "dpt":
+        feature, detector = variant.removeprefix("mfn_"), dict(DETECTORS[variant])
+        others = detector.pop("others")
+        return mfns({"others": feature})["others"], mfns(dict.fromkeys(MACHINES, feature)), detector, others
+    if variant in ("dpt", "sub2_dpt"):
+        loss = {"arcface": "softmax"}.get(losses["others"], losses["others"])  # section 3.3: cross-entropy
+        own = (
+            {"bearing": dpt(losses["bearing"], mixing["bearing"])} if variant == "sub2_dpt" else {}
+        )  # table 3 against section 3.3
+        return dpt(loss, mixing["others"]), own, {}, "log_softmax_mse"
+    features = {"others": "mel"} | dict.fromkeys(MACHINES, "mel") | dict.fromkeys(("ToyCar", "ToyTrain", "fan"), "stft")
+    detector = dict.fromkeys(MACHINES, "lof")
+    if variant == "ensemble_valve_stft":  # table 2: on log-mel valve had log-softmax, and LOF on the spectrogram
+        features["valve"] = "stft"
+    if variant == "sub3":
+        features |= dict(bearing="stft", slider="stft")
+        detector |= dict(bearing="cosine", slider="cosine")  # table 2
+    else:
+        detector |= dict(bearing="log_softmax_mse", slider="log_softmax")
+    own = mfns(features)
+    if variant != "sub3":
+        own["bearing"] = dpt(losses["bearing"], mixing["bearing"])
+    return own.pop("others"), own, detector, "lof"  # others: our choice
+
+
+def get_config(variant: str = "ensemble") -> ConfigDict:
+    variant, *options = variant.split(",")
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/bai2022.py:{variant}: no such variant; there is: {', '.join(VARIANTS)}")
+    losses, mixing = LOSS, MIXED_BY
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "loss" and value in HEADS:
+            losses = dict.fromkeys(LOSS, value)
+        elif name == "mixing" and value in MIXING:
+            mixing = dict.fromkeys(MIXED_BY, value)
+        else:
+            there = f"loss={'|'.join(HEADS)}, mixing={'|'.join(MIXING)}"
+            raise ValueError(f"configs/bai2022.py:{variant},{option}: no such option; there is: {there}")
+    base, by_machine, detector, others = choices(variant.replace("sub2_mfn", "mfn_mel"), losses, mixing)
+    config = ConfigDict()
+    config.seed = 0  # not stated: our choice
+    config.system = base["system"]
+    config.data = dict(
+        root="data/dcase2022t2",
+        year="2022",
+        train_on=("dev", "additional"),  # section 4: six sections
+        test_on="dev",  # the report's tables
+        ground_truth="",
+        group_by="machine",  # table 3: one network per machine type
+        label="section",  # section 2.2: 'machine IDs'
+        level="as_recorded",  # or 'rms': every clip at one level
+        sample_rate=16000,  # Hz, section 3.2
+        resample=False,
+        channel=0,
+        seconds=0.0,
+        length="tile",
+        cache="",
+        resident=True,  # the features live on the device where they fit in half its memory
+        bank="features",  # the frontend runs once for all steps; batches are windows of many clips
+    )
+    config.sampler = dict(
+        name="domain_mixed",  # section 2.1: 'batch mixing'
+        n_target=-1,  # windows of the target domain in a batch; not stated: -1, an eighth of the batch
+    )
+    config.frontend = base["frontend"]
+    config.cut = base["cut"]
+    config.wave_ops = ()
+    config.feature_ops = base["feature_ops"]
+    config.backbone = base["backbone"]
+    config.head = base["head"]
+    config.optim = dict(
+        name="adamw",  # not stated, like all below: the authors' SSDPT
+        lr=1e-4,
+        schedule="exponential",
+        end=1e-4 * 0.95**30,  # x 0.95 per epoch there, here at every step
+        weight_decay=0.01,
+        clip=0.5,  # of the gradient's norm
+    )
+    config.train = dict(
+        steps=0,
+        epochs=30.0,  # not stated: SSDPT; passes over the windows of the source domain
+        batch_size=64,  # not stated: our choice, that every section's target may be in a batch; SSDPT has 16
+        chunk=0,  # steps per compiled call; 0: 1 on CPU, 8 elsewhere
+        checkpoint_every=100,  # steps: a minute or two on two cores
+        members=1,  # not stated: no ensemble of seeds is reported
+        groups="one_by_one",  # or 'together': in one program the networks of machines that differ by classes alone
+    )
+    name = {"ensemble": "submission_1", "ensemble_valve_stft": "submission_1", "sub3": "submission_3"}.get(
+        variant, "submission_2" if variant.startswith("sub2") else "table_2"
+    )
+    config.score = dict(
+        units=256,  # windows through the network at once
+        scorers=base["scorers"],
+        selections=(
+            dict(
+                name=name,
+                source=others,
+                target=others,  # the domain is not known in the test
+                by_machine={machine: dict(source=own, target=own) for machine, own in detector.items()},
+            ),
+        ),
+        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
+        training_free=True,  # print what configs/statistics.py says of the same clips beside
+    )
+    config.by_machine = by_machine  # tables 2 and 3
+    return config
