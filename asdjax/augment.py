@@ -72,9 +72,9 @@ def fmix(
         alpha: as of `mixup`.
         decay: power of the image's decay with frequency.
         variant, freq_units: see `low_frequency_image`.
-        layout: what the image's rows and columns are: 'freq_time' or 'time_freq'. The image is not the same in both
-            directions: on maps much longer along one axis the 'paper' masks are intervals of the longer one, the
-            'official' ones intervals of its columns' axis or the shorter one.
+        layout: which axis the image has as its first: 'freq_time' or 'time_freq'. 'paper' parts tend to be intervals of
+            the longer axis in both. 'official' ones are intervals of the second axis where the first is the longer (of
+            time, on 128 bins x 64 frames of freq_time), and have the proportions of the map where it is the shorter.
         pairing: as of `mixup`.
 
     Returns:
@@ -158,7 +158,7 @@ def low_frequency_image(
 
 
 def largest(image: jax.Array, size: jax.Array) -> jax.Array:
-    """Which pixels of an image (H, W) are its `size` largest: (H, W) bool, exactly that many, the first among equals."""
+    """Which pixels of an image (H, W) are its `size` largest: (H, W) bool, so many even among equal ones."""
     flat = image.ravel()
     threshold = jnp.sort(flat)[jnp.clip(flat.size - size, 0, flat.size - 1)]
     above, equal = flat > threshold, flat == threshold

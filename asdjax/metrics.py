@@ -9,7 +9,7 @@ Per (machine, section); precision, recall and F1 score where there are decisions
 
 The official score is the harmonic mean over machines and sections of {AUC, pAUC} x {source, target} (2021) or of
 AUC source, AUC target and pAUC (2022+). 2020 has none: in its place is the mean of the average AUC and the average
-pAUC, over ids, then over machines. 2026 is assumed to be as 2025. 'plain' is as 2020 where no clip has a domain, else
+pAUC, over ids, then over machines. A machine has one too, over its sections. 2026 is assumed to be as 2025. 'plain' is as 2020 where no clip has a domain, else
 as 2025. Float64 because float32 scores move single AUCs by up to 0.39 where their scale is large.
 """
 
@@ -135,8 +135,9 @@ def official(
     for machine in dict.fromkeys(row.machine for row in rows):
         own = [row for row in rows if row.machine == machine]
         means += _means(rule, machine, own, official_slices=official_slices and str(year) == "2022")
+        means += _official_score(rule, machine, table, own, 0, year)
     means += _means(rule, "all", rows)
-    return rows + means + _official_score(rule, table, rows, n_bootstrap, year), notes
+    return rows + means + _official_score(rule, "all", table, rows, n_bootstrap, year), notes
 
 
 def _checked(is_anomaly: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,8 +242,10 @@ def _means(rule: str, machine: str, rows: list[Row], *, official_slices: bool = 
     return means
 
 
-def _official_score(rule: str, table: Table, rows: list[Row], n_bootstrap: int, year: int | str) -> list[Row]:
-    """The official score and its intervals; no row where not a single AUC of a domain exists."""
+def _official_score(
+    rule: str, machine: str, table: Table, rows: list[Row], n_bootstrap: int, year: int | str
+) -> list[Row]:
+    """The official score of a machine or of all, and its intervals; no row where there is no AUC of a domain."""
     counted = [row for row in rows if row.metric == "pAUC" or (row.metric == "AUC" and row.domain != "all")]
     if not any(row.metric == "AUC" for row in counted):
         return []
@@ -253,7 +256,7 @@ def _official_score(rule: str, table: Table, rows: list[Row], n_bootstrap: int, 
     if n_bootstrap:
         samples = _overall(rule, counted, _resampled(rule, table, counted, n_bootstrap))
         values[f"{name} bootstrap95"] = np.ptp(np.percentile(samples, (2.5, 97.5))) / 2
-    return [Row("all", "", "", metric, float(value)) for metric, value in values.items() if np.isfinite(value)]
+    return [Row(machine, "", "", metric, float(value)) for metric, value in values.items() if np.isfinite(value)]
 
 
 def _overall(rule: str, rows: list[Row], values: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def print_tables(rows: Iterable[Result], year: int | str, *, detail: Collection[
         systems.setdefault(escape(row.scorer), {}).setdefault(row.member, {})[row[2:6]] = row.value
     columns = _table_columns({key for members in systems.values() for values in members.values() for key in values})
     rules = year if str(year) != "plain" else 2025 if any(domain for _, domain in columns) else 2020
-    lines = {scorer: _lines(_with_machine_scores(members, rules)) for scorer, members in systems.items()}
+    lines = {scorer: _lines(members) for scorer, members in systems.items()}
     named = {escape(scorer) for scorer in detail} or set(lines)
     for scorer, (first, *_) in lines.items():
         if scorer not in named:
@@ -94,27 +94,6 @@ def _lines(members: Mapping[str, Mapping]) -> list[_Line]:
     numbered = members.keys() - {"mean", "std", ENSEMBLE}
     mean = _Line(f"mean ± std of {len(numbered)} members", members["mean"], members["std"])
     return [mean] + [_Line(f"{ENSEMBLE} ± 95 %", members[name], {}) for name in members if name == ENSEMBLE]
-
-
-def _with_machine_scores(members: Mapping[str, Mapping], year: int | str) -> dict[str, dict]:
-    """The members' values and each machine's score of the year where all parts of it are; 'mean' and 'std' alike."""
-    name, found = published.score_name(year), {member: dict(values) for member, values in members.items()}
-    scores = {}
-    for member in members.keys() - {"mean", "std"}:
-        values = {key: value for key, value in members[member].items() if not key[1].endswith(" mean")}
-        sections: dict[str, dict] = {}
-        for machine, section, *_ in values:
-            if machine != "all":
-                sections.setdefault(machine, {})[section] = None
-        known = published.with_means(values, year, sections)
-        scores[member] = {key: known[key] for machine in sections if (key := (machine, "", "", name)) in known}
-        found[member] |= scores[member]
-    if "mean" in members:
-        numbered = [scores[member] for member in scores.keys() - {ENSEMBLE}]
-        for key in set.intersection(*map(set, numbered)):
-            own = [values[key] for values in numbered]
-            found["mean"][key], found["std"][key] = float(np.mean(own)), float(np.std(own, ddof=1))
-    return found
 
 
 def _table_columns(keys: set[tuple]) -> list[tuple[str, str]]:

@@ -28,11 +28,16 @@ SMALL = models.DualPathTransformer(blocks=2, heads=2, feedforward=5)
 # --- the network -----------------------------------------------------------------------------------------------------
 
 
+def shapes_of(net, frames, bins):
+    init = functools.partial(net.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, frames, bins), np.float32))
+
+
 @functools.cache
 def golden_weights():
     """Variables of the golden network and of its head, in float64."""
-    shapes = jax.eval_shape(models.DualPathTransformer().init, jax.random.key(0), jnp.zeros((1, 64, 128)), train=False)
-    head = {"Dense_0": {"kernel": jnp.zeros((128, 6)), "bias": jnp.zeros(6)}}
+    shapes = shapes_of(models.DualPathTransformer(), 64, 128)
+    head = {"Dense_0": {"kernel": np.zeros((128, 6)), "bias": np.zeros(6)}}
     return jax.tree_util.tree_map_with_path(lambda path, leaf: fill(path, leaf, 3), (shapes, {"params": head}))
 
 
@@ -78,8 +83,8 @@ def test_parameters_are_counted_as_by_hand():
 
 def test_weights_start_as_those_of_pytorch():
     """Glorot's uniform for queries, keys and values as one matrix, else uniform up to 1 / sqrt(inputs)."""
-    layer = models.DualPathTransformer().init(jax.random.key(0), jnp.zeros((1, 64, 128)), False)["params"]
-    layer = layer["over_frames_1"]
+    init = quick_jit(lambda key: models.DualPathTransformer(blocks=1).init(key, jnp.zeros((1, 64, 128)), False))
+    layer = init(jax.random.key(0))["params"]["over_frames_0"]
     bounds = {"qkv": (6 / (128 + 3 * 128)) ** 0.5, "out": 128**-0.5, "expand": 128**-0.5, "project": 32**-0.5}
     for name, bound in bounds.items():
         kernel = np.asarray(layer[name]["kernel"])
@@ -93,7 +98,7 @@ def test_weights_start_as_those_of_pytorch():
 def variables(net=SMALL, seed=0):
     """Random float64 variables of a network for units (L, F)."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, L, F)), train=False)
+    shapes = shapes_of(net, L, F)
     made = jax.tree.map(lambda leaf: rng.normal(scale=0.5, size=leaf.shape), shapes)
     made["batch_stats"] = jax.tree.map(np.exp, made["batch_stats"])  # variances are positive
     return made
@@ -125,12 +130,13 @@ def test_values_and_gradients_are_those_of_pytorch(train):
         return sum(jnp.vdot(o, w) for o, w in zip(out, weights, strict=True)), (out, stats["batch_stats"])
 
     with jax.enable_x64(True):
-        (_, (out, stats)), grads = quick_jit(jax.value_and_grad(value, has_aux=True))(made["params"])
+        value_and_grad = quick_jit(jax.value_and_grad(value, has_aux=True))
+        (_, (out, stats)), grads = jax.device_get(value_and_grad(made["params"]))
     theirs = net.train(train)(torch.tensor(x), torch.tensor(mask))
     sum((o * torch.tensor(w)).sum() for o, w in zip(theirs, weights, strict=True)).backward()
     for ours, their in zip(out, theirs, strict=True):
-        np.testing.assert_allclose(ours, their.detach().numpy(), rtol=0, atol=1e-10 * float(their.abs().max()))
-    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads))
+        np.testing.assert_allclose(ours, their.detach().numpy(), rtol=0, atol=1e-10 * float(their.detach().abs().max()))
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
     pairs = peer.weights(net, grads)
     assert len(pairs) == sum(1 for _ in net.parameters())
     for parameter, gradient in pairs:
@@ -152,8 +158,7 @@ def test_bfloat16_computes_products_in_it_and_keeps_float32():
     assert not [line for line in narrow if any(f" {op} " in line for op in ("exp", "rsqrt", "div", "reduce_sum"))]
     found = quick_jit(lambda v, x: half.apply(v, x, train=False))(made, x)
     expected = quick_jit(lambda v, x: SMALL.apply(v, x, train=False))(made, x)
-    for ours, wanted in zip(found, expected, strict=True):
-        assert ours.dtype == np.float32
+    assert {leaf.dtype for leaf in found} == {np.dtype("float32")}
     error = np.linalg.norm(found[1] - expected[1]) / np.linalg.norm(expected[1])
     assert 1e-4 < error < 0.03
     np.testing.assert_array_equal(found[2], expected[2])  # before any product
@@ -161,9 +166,9 @@ def test_bfloat16_computes_products_in_it_and_keeps_float32():
 
 def test_sizes_and_types_that_cannot_be_are_refused():
     with pytest.raises(UsageError, match=r"heads=4 must divide the 6 frames of a unit \(cut\.width\) and its 16 bins"):
-        jax.eval_shape(SMALL.clone(heads=4).init, jax.random.key(0), jnp.zeros((1, L, F)), train=False)
+        shapes_of(SMALL.clone(heads=4), L, F)
     with pytest.raises(UsageError, match="'float16'; there is: float32, bfloat16"):
-        jax.eval_shape(SMALL.clone(dtype="float16").init, jax.random.key(0), jnp.zeros((1, L, F)), train=False)
+        shapes_of(SMALL.clone(dtype="float16"), L, F)
 
 
 # --- the mask --------------------------------------------------------------------------------------------------------
@@ -222,14 +227,12 @@ def test_an_update_is_that_of_pytorch(target):
         top.bias.copy_(torch.tensor(bias))
 
     made_parts = parts()
-    system = systems.dual_path(
-        made_parts, masks=0, target=target, reconstruction_weight=0.3, classification_weight=2.0
-    )
+    system = systems.dual_path(made_parts, masks=0, target=target, reconstruction_weight=0.3, classification_weight=2.0)
     with jax.enable_x64(True):
         params = {"backbone": made["params"], "head": {"Dense_0": {"kernel": kernel, "bias": bias}}}
         stats = {"backbone": {"batch_stats": made["batch_stats"]}, "head": {"classes": {"known": np.ones(C)}}}
         state = TrainState(jnp.zeros((), jnp.int32), params, stats, made_parts.tx.init(params))
-        after, metrics = quick_jit(system.update)(state, jax.random.key(0), data)
+        after, metrics = jax.device_get(quick_jit(system.update)(state, jax.random.key(0), data))
     assert int(after.step) == 1
 
     x, label = torch.tensor(data["features"]), torch.tensor(data["label"]["class"])
@@ -239,13 +242,13 @@ def test_an_update_is_that_of_pytorch(target):
     loss = 2.0 * torch.nn.functional.cross_entropy(logits, label) + 0.3 * mse
     loss.backward()
     parameters = [*net.parameters(), *top.parameters()]
-    cosine = np.corrcoef(np.eye(6))[0, 0] and torch.nn.functional.normalize(embedding) @ torch.nn.functional.normalize(embedding).T
+    unit = torch.nn.functional.normalize(embedding)
     expected = {
         "loss": loss,
         "mse": mse,
         "gradient_norm": sum(p.grad.square().sum() for p in parameters) ** 0.5,
         "accuracy": (logits.argmax(1) == label.argmax(1)).double().mean(),
-        "embedding_cosine": (cosine.sum() - 6) / 30,
+        "embedding_cosine": ((unit @ unit.T).sum() - 6) / 30,
     }
     assert metrics.keys() == expected.keys()
     for name, value in expected.items():
@@ -262,20 +265,21 @@ def test_an_update_is_that_of_pytorch(target):
 def test_embed_gives_the_error_of_each_unit_against_either_target():
     """By hand from the network's outputs, nothing masked; two units a clip."""
     wave = np.float32(np.random.default_rng(4).normal(-4, 3, (3, 2 * L, F)))
-    found = {}
+    body, found = jax.tree.map(np.float32, variables()), {}
     for target in ("normalised", "raw"):
         system = systems.dual_path(parts(), target=target)
-        state = system.init(jax.random.key(0), jax.tree.map(np.float32, batch()))
-        found[target] = jax.jit(system.embed)(state, wave)
-    body = {"params": state.params["backbone"], **state.stats["backbone"]}
-    embedding, y, normalised = SMALL.apply(body, wave.reshape(6, L, F), train=False)
+        state = quick_jit(system.init)(jax.random.key(0), jax.tree.map(np.float32, batch()))
+        params = {**state.params, "backbone": body["params"]}
+        stats = {**state.stats, "backbone": {"batch_stats": body["batch_stats"]}}
+        found[target] = quick_jit(system.embed)(state.replace(params=params, stats=stats), wave)
+    embedding, y, normalised = quick_jit(lambda v, x: SMALL.apply(v, x, train=False))(body, wave.reshape(6, L, F))
     for target, wanted in {"normalised": normalised, "raw": wave.reshape(6, L, F)}.items():
         e = found[target]
         assert {k: v.shape for k, v in e.items()} == {"embedding": (3, 2, F), "logits": (3, 2, C), "mse": (3, 2, 1)}
         by_hand = (np.asarray(y, np.float64) - np.asarray(wanted, np.float64)) ** 2
         np.testing.assert_allclose(e["mse"].reshape(6), by_hand.mean((1, 2)), rtol=1e-5)
         np.testing.assert_allclose(e["embedding"].reshape(6, F), embedding, rtol=1e-4, atol=1e-5)
-    dense = state.params["head"]["Dense_0"]
+    dense = params["head"]["Dense_0"]
     logits = np.asarray(embedding) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
     np.testing.assert_allclose(e["logits"].reshape(6, C), logits, rtol=1e-4, atol=1e-5)
     assert not np.allclose(found["raw"]["mse"], found["normalised"]["mse"], rtol=0.1)
@@ -287,7 +291,7 @@ def test_units_are_masked_in_training_only():
     losses = {}
     for masks in (0, 3):
         system = systems.dual_path(parts(), masks=masks, mask_size=2)
-        state = system.init(jax.random.key(0), data)
+        state = quick_jit(system.init)(jax.random.key(0), data)
         update = quick_jit(system.update)
         losses[masks] = [float(update(state, jax.random.key(i), data)[1]["mse"]) for i in range(2)]
     assert losses[0][0] == losses[0][1]
@@ -299,7 +303,7 @@ def config(**changes):
         "system": {"name": "dual_path", "mask_size": 2},
         "backbone": {"name": "DualPathTransformer", "blocks": 1, "heads": 4, "feedforward": 8},
         "head": {"name": "Linear"},
-        "optim": {"name": "adam", "lr": 3e-3},
+        "optim": {"name": "adam", "lr": 1e-2, "schedule": "constant"},
     }
     return tiny.config(**{**made, **changes})
 
@@ -312,13 +316,13 @@ def test_it_learns_to_reconstruct_and_to_tell_apart():
         data = store.batch(np.arange(32), np.arange(32))
         data = {**data, "label": {**data["label"], "target": np.zeros(32, np.float32)}}
         state, history = quick_jit(system.init)(jax.random.key(0), data), []
-        update = jax.jit(system.update)
-        for step in range(60):
+        update = quick_jit(system.update)
+        for step in range(80):
             state, metrics = update(state, jax.random.key(step), data)
             history.append({k: float(v) for k, v in metrics.items()})
         first, last = ({k: np.mean([m[k] for m in some]) for k in metrics} for some in (history[:6], history[-6:]))
         assert update._cache_size() == 1
-        assert last["loss"] < 0.7 * first["loss"] and last["mse"] < 0.9 * first["mse"]
+        assert last["loss"] < 0.7 * first["loss"] and last["mse"] < 0.95 * first["mse"]
         assert last["accuracy"] > 0.8
 
 
@@ -326,7 +330,7 @@ def test_what_it_cannot_use_is_refused():
     for missing in ("cut", "backbone", "head", "tx"):
         with pytest.raises(UsageError, match=r"config\.cut, config\.backbone, config\.head and config\.optim"):
             systems.dual_path(parts(**{missing: None}))
-    with pytest.raises(UsageError, match="needs config.backbone DualPathTransformer, not MobileNetV2"):
+    with pytest.raises(UsageError, match=r"needs config\.backbone DualPathTransformer, not MobileNetV2"):
         systems.dual_path(parts(backbone=models.MobileNetV2()))
     with pytest.raises(UsageError, match="'bn'; there is: normalised, raw"):
         systems.dual_path(parts(), target="bn")

@@ -457,8 +457,9 @@ def test_a_fusion_prints_its_own_table_and_says_where_an_ensemble_takes_part(tmp
     assert [line for line in lines if line.endswith(", in %")] == [
         "joint, 2024, in %",
         "all scorers, 2024: means over machines and sections, in %",
+        "all scorers, 2024: official score of each machine, in %",
     ]
-    assert sum(line.startswith((" near ", " far ", " joint ")) for line in lines) == 5
+    assert sum(line.startswith((" near ", " far ", " joint ")) for line in lines) == 10
     assert [line for line in lines if "takes part" in line] == ["three: of its 3 members the ensemble takes part"]
     assert command.main(["fuse", "--runs", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
     said = capsys.readouterr().out

@@ -66,7 +66,7 @@ class DualPathTransformer(nn.Module):
             y = y.swapaxes(1, 2)
             y = EncoderLayer(self.heads, self.feedforward, self.dtype, name=f"over_bins_{i}")(y)
             y = y.swapaxes(1, 2)
-        return y.max(1), y, normalised
+        return maximum_over_frames(y), y, normalised
 
 
 class EncoderLayer(nn.Module):
@@ -91,6 +91,14 @@ class EncoderLayer(nn.Module):
         flat = in_type(x.reshape(-1, x.shape[-1]), self.dtype)
         y = nn.Dense(features, dtype=flat.dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(flat)
         return y.reshape(*x.shape[:-1], features)
+
+
+def maximum_over_frames(x: jax.Array) -> jax.Array:
+    """x (B, L, F) -> (B, F), with the gradient going to the first of the largest."""
+    # The gradient of x.max(1) compares x with its maximum. XLA may compute x anew for that, rounded otherwise: then no
+    # entry is the largest, and the gradient is 0 / 0 (seen on CPU).
+    largest = jax.nn.one_hot(x.argmax(1), x.shape[1], dtype=x.dtype, axis=1)
+    return (x * largest).sum(1)
 
 
 def layer_norm(name: str, x: jax.Array) -> jax.Array:
