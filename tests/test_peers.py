@@ -124,10 +124,9 @@ def test_a_step_moves_both_alike(pair):
         return value, grads, optax.apply_updates(params, updates)
 
     value, grads, params = step({"body": variables["params"], "head": weight})
-    loss = training.make_loss(dict(name="classify"), peer.train(), head)
-    parameters = [*peer.parameters(), *head.parameters()]
-    theirs = training.make_step(loss, parameters, dict(name="adam", lr=1e-2))
-    theirs = theirs(torch.from_numpy(x), torch.from_numpy(label))
+    peer_loss = training.make_loss(dict(name="classify"), peer.train(), head)
+    peer_step = training.make_step(peer_loss, [*peer.parameters(), *head.parameters()], dict(name="adam", lr=1e-2))
+    theirs = peer_step(torch.from_numpy(x), torch.from_numpy(label))
     np.testing.assert_allclose(value, theirs.numpy(), rtol=1e-4)
     scale = np.abs(grads["head"]).max()
     np.testing.assert_allclose(head.weight.grad.numpy(), grads["head"], rtol=0, atol=1e-3 * scale)

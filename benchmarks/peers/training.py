@@ -99,7 +99,7 @@ def classifier(config: Mapping[str, Any], frames: int, bins: int, n_classes: int
     embedding = bins if spec["name"] == "DualPathTransformer" else spec["embedding"]
     if top["name"] == "ArcFace":
         return network(spec, frames, bins), ArcFace(n_classes, embedding, top["s"], top["margin"])
-    gamma = 2.0 if top.get("loss") == "focal" else 0.0
+    gamma = top.get("gamma", 2.0) if top.get("loss") == "focal" else 0.0
     return network(spec, frames, bins), Linear(n_classes, embedding, gamma)
 
 
