@@ -1,7 +1,7 @@
 """Augmentations: factories of (key, x, label) -> (x, label), pure and fixed in shape, run inside the jitted step.
 
 The label is a dict of float leaves (B, ...), all of which are mixed as the examples are. Training gives 'class' (B, C),
-'target' (B,), 1 for clips of the target domain, and to feature ops 'step' (B,), the number of the update.
+'target' (B,), 1 for clips of the target domain, and 'step' (B,), the number of the update.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def alternate(*, ops: tuple[Op, ...]) -> Op:
 
     def op(key, x, label):
         if "step" not in label:
-            raise UsageError("alternate: goes by the number of the update, which is not known here: use feature_ops")
+            raise UsageError("alternate: goes by the number of the update, which is not known here")
         turn = jnp.round(label["step"][0]).astype(jnp.int32) % len(ops)
         return lax.switch(turn, ops, key, x, label)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from asdjax import by_machine, evaluate, learn, train
+from asdjax import by_machine, detectors, evaluate, learn, train
 from asdjax.core import Clips, UsageError
 from asdjax.data import dcase
 from asdjax.data import labels as classes
@@ -103,7 +104,10 @@ TWO = Clips(_name, _name, _name, np.array(["source", "target"]), np.array(["trai
 
 
 def check_shapes(config: Mapping[str, Any], samples: int) -> None:
-    """Raises UsageError for parts that do not fit together or to clips of so many samples, before anything is run."""
+    """Raises UsageError for parts that do not fit together or to clips of so many samples, before anything is run.
+
+    Also for scorers of what the system does not say of a clip.
+    """
     system = train.make(config, n_classes=2)
     wave = jax.ShapeDtypeStruct((2, samples), np.float32)
     batch = {"wave": wave}
@@ -113,7 +117,16 @@ def check_shapes(config: Mapping[str, Any], samples: int) -> None:
         batch = {"features": jax.ShapeDtypeStruct((2, width, bins), np.float32)}
     label = {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}
     state = jax.eval_shape(system.init, jax.random.key(0), {**batch, "label": label})
-    jax.eval_shape(system.embed, state, wave)  # and not `update`, which takes seconds to trace and fits where these do
+    # and not `update`, which takes seconds to trace and fits where these do
+    said = jax.eval_shape(system.embed, state, wave)
+    for spec in config["score"]["scorers"]:
+        arguments = inspect.signature(getattr(detectors, spec["detector"]["name"])).parameters
+        asked = {k: spec["detector"].get(k, v.default) for k, v in arguments.items() if k in ("key", "error")}
+        if lacking := set(asked.values()) - set(said):
+            raise UsageError(
+                f"scorer {spec['name']!r} asks for {', '.join(sorted(lacking))}; what system "
+                f"{config['system']['name']} says of a clip is: {', '.join(said)}"
+            )
 
 
 def check_groups(groups: Iterable[learn.Group], selections: tuple) -> None:

@@ -9,8 +9,9 @@ Per (machine, section); precision, recall and F1 score where there are decisions
 
 The official score is the harmonic mean over machines and sections of {AUC, pAUC} x {source, target} (2021) or of
 AUC source, AUC target and pAUC (2022+). 2020 has none: in its place is the mean of the average AUC and the average
-pAUC, over ids, then over machines. A machine has one too, over its sections. 2026 is assumed to be as 2025. 'plain' is as 2020 where no clip has a domain, else
-as 2025. Float64 because float32 scores move single AUCs by up to 0.39 where their scale is large.
+pAUC, over ids, then over machines. A machine has one too, over its sections. 2026 is assumed to be as 2025. 'plain' is
+as 2020 where no clip has a domain, else as 2025. Float64 because float32 scores move single AUCs by up to 0.39 where
+their scale is large.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from asdjax import metrics
 from asdjax.results import Result, published
 from asdjax.scoretable import ENSEMBLE, RMS

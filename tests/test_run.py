@@ -257,6 +257,10 @@ def test_each_machine_may_have_a_system_of_its_own(data, tmp_path, groups, caplo
         ({"by_machine": {"pump": {"train": {"steps": 3}}}}, "by_machine.pump has train"),
         ({"by_machine": {"pump": {"head": {"name": "Lin"}}}}, "by_machine.pump: .*no 'Lin'"),
         ({"by_machine": {"pump": {"sampler": {"name": "domain_mixed", "n_target": 99}}}}, "n_target"),
+        (
+            {"score.scorers": ({"name": "m", "fit": "section", "detector": {"name": "log_softmax_mse"}},)},
+            "'m' asks for mse; what system classify says of a clip is: embedding, logits",
+        ),
         ({"score.selections": ({**SUBMISSION, "by_machine": {}},)}, "takes lof of pump, which has only mean"),
         ({"score.selections": ({**SUBMISSION, "source": "knnn", "target": "knnn"},)}, "no scorer .*knnn"),
     ],
