@@ -115,7 +115,7 @@ class Parts(NamedTuple):
         frontend: wave (B, T) -> features (B, L, F).
         cut: how a clip becomes units (frontends.cut).
         feature_ops: tuple of (key, x (B, L, F), label) -> (x, label), applied to the units in training.
-        backbone: Linen module, (x (B, L, F), train) -> embedding (B, D).
+        backbone: Linen module, (x (B, L, F), train) -> embedding (B, D); what reconstructs gives units, or both.
         head: Linen module, (embedding (B, D), label, train) -> loss (B,), logits (B, C).
         tx: optax transformation.
     """

@@ -261,6 +261,7 @@ def test_each_machine_may_have_a_system_of_its_own(data, tmp_path, groups, caplo
             {"score.scorers": ({"name": "m", "fit": "section", "detector": {"name": "log_softmax_mse"}},)},
             "'m' asks for mse; what system classify says of a clip is: embedding, logits",
         ),
+        ({"by_machine": {}, "backbone": {"name": "DualPathTransformer"}}, "classify: DualPathTransformer gives more"),
         ({"score.selections": ({**SUBMISSION, "by_machine": {}},)}, "takes lof of pump, which has only mean"),
         ({"score.selections": ({**SUBMISSION, "source": "knnn", "target": "knnn"},)}, "no scorer .*knnn"),
     ],

@@ -39,6 +39,8 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", "head", "dropout"))}
         body = dict(backbone.init(keys, unit, train=False))
         embedding = backbone.apply(body, unit, train=False)
+        if isinstance(embedding, tuple):
+            raise UsageError(f"system classify: {type(backbone).__name__} gives more than an embedding; see dual_path")
         top = dict(head.init(keys, embedding, one, train=False))
         params = {"backbone": body.pop("params"), "head": top.pop("params")}
         stats = {"backbone": body, "head": top, "data": data}
