@@ -1,4 +1,4 @@
-"""The networks alone, on random units: steps, forward passes and what mixing costs, ours and in PyTorch.
+"""The networks alone, on random units: steps and forward passes, ours and in PyTorch.
 
 Its rows are part of `python -m benchmarks.train_step`.
 """

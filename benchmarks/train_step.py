@@ -1,19 +1,20 @@
 """The training step and the forward pass of every backbone, against the same network in PyTorch.
 
-    python -m benchmarks.train_step [--short] [--only TEXT] [--out FILE]
+    python -m benchmarks.train_step [--short] [--only PART ...] [--out FILE]
 
 Times are medians of calls in turn, in milliseconds; `ratio` is ours over the peer's. Steps and passes are of units at
 the input size of their config, on random data; the path from the bank includes clips, mixup, frontend and crop. FLOPs
-are counted by layer, a step as 3 passes (XLA's own count stands beside). `share of step` is what mixing takes of the
-step that has it; `op ms` is the mixing compiled by itself. On a GPU the peer runs on the same card, and once more under
-torch.compile. With several devices (on a CPU: JAX_NUM_CPU_DEVICES=8) there are rows by device count.
+are counted by layer, a step as 3 passes (XLA's own count stands beside). On a GPU the peer runs on the same card, and
+once more under torch.compile. With several devices (on a CPU: JAX_NUM_CPU_DEVICES=8) there are rows by device count.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from jax.sharding import AxisType
 
 from asdjax import chunks, parallel, train
 from asdjax.data import feed
-from benchmarks.mixing import MIXED, mixing_rows
 from benchmarks.networks import (
     BAR_STEP,
     NETWORKS,
@@ -147,35 +147,38 @@ def scaling_rows(name: str, short: bool, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def parts(short: bool, repeats: int, peak: float | None) -> dict[str, Callable[[], list[dict[str, Any]]]]:
+    """What is measured, by name."""
+    batches = {k: (v.small if on_cpu() else v.large) // (2 if short else 1) for k, v in NETWORKS.items()}
+    batch, first = 16 if on_cpu() else 64, next(iter(NETWORKS))
+    return {
+        **{f"alone {k}": functools.partial(backbone_rows, k, n, repeats, peak) for k, n in batches.items()},
+        "bank": lambda: bank_rows(first, repeats, batch),
+        "bfloat16": lambda: [bfloat16_row(first, repeats, batch)],
+        "pmap": lambda: [pmap_row(first, repeats, batch)],
+        "depthwise": lambda: depthwise_rows(repeats, batch),
+        "scaling": lambda: scaling_rows(first, short, 5),
+    }
+
+
 def main() -> None:
     flags = common.parser(__doc__)
-    flags.add_argument("--only", default="", help="rows of networks whose name contains this, such as bai2022")
+    flags.add_argument("--only", nargs="+", default=[""], metavar="PART", help="parts whose names contain one of these")
     args = flags.parse_args()
-    chosen = [name for name in NETWORKS if args.only in name]
-    if not chosen:
-        flags.error(f"--only {args.only}: there is {', '.join(NETWORKS)}")
     parallel.tune_malloc()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if device().type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies there
         torch.backends.cudnn.benchmark = True
-    repeats, halved = (5, 2) if args.short else (15, 1)
+    repeats = 5 if args.short else 15
     peak = common.peak_flops(jax.devices()[0], "float32" if on_cpu() else "tf32")
-    rows: list[dict[str, Any]] = []
-    for name in chosen:
-        batch = (NETWORKS[name].small if on_cpu() else NETWORKS[name].large) // halved
-        rows += backbone_rows(name, batch, repeats, peak)
-        rows += mixing_rows(name, batch, repeats) if name in MIXED else []
-    batch, first = 16 if on_cpu() else 64, next(iter(NETWORKS))
-    if first in chosen:
-        rows += bank_rows(first, repeats, batch)
-        rows.append(bfloat16_row(first, repeats, batch))
-        rows.append(pmap_row(first, repeats, batch))
-        rows += depthwise_rows(repeats, batch)
-        rows += scaling_rows(first, args.short, 5)
-    classes = sorted({NETWORKS[name].classes for name in chosen})
-    settings = {"repeats": repeats, "classes": classes, "peak GFLOP/s": peak and peak / 1e9, "torch on": str(device())}
-    common.report("train_step", rows, settings, out=args.out)
+    every = parts(args.short, repeats, peak)
+    chosen = [part for part in every if any(text in part for text in args.only)]
+    if not chosen:
+        flags.error(f"--only {' '.join(args.only)}: there is {', '.join(every)}")
+    rows = [row for part in chosen for row in every[part]()]
+    settings = {"repeats": repeats, "peak GFLOP/s": peak and peak / 1e9, "torch on": str(device())}
+    common.report("train_step", rows, settings | {"parts": ", ".join(chosen)}, out=args.out)
 
 
 if __name__ == "__main__":
