@@ -28,9 +28,16 @@ def configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def check(config: Mapping[str, Any]) -> None:
     """Raises UsageError for an entry that replaces what there is not, or where networks are not those of machines."""
+    if not isinstance(config["by_machine"], Mapping):
+        raise UsageError(f"config.by_machine is {config['by_machine']!r}; expected {{machine: {{section: ...}}}}")
     for machine, own in config["by_machine"].items():
         if not isinstance(own, Mapping) or set(own) - set(SECTIONS):
             found = ", ".join(sorted(set(own) - set(SECTIONS))) if isinstance(own, Mapping) else repr(own)
             raise UsageError(f"config.by_machine.{machine} has {found}; there is: {', '.join(SECTIONS)}")
+        for section, value in own.items():
+            expected = tuple | list if section in ("wave_ops", "feature_ops", "scorers") else Mapping
+            if not isinstance(value, expected):
+                named = "a tuple of dicts" if expected is not Mapping else "a dict with a name"
+                raise UsageError(f"config.by_machine.{machine}.{section} is {value!r}; expected {named}")
     if config["by_machine"] and config["data"]["group_by"] == "all":
         raise UsageError("config.by_machine needs a network for each machine: set config.data.group_by='machine'")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from asdjax import by_machine, detectors, evaluate, learn, train
-from asdjax.core import Clips, UsageError
+from asdjax import augment, by_machine, detectors, learn, scoretable, train
+from asdjax.core import Clips, UsageError, build
 from asdjax.data import dcase
 from asdjax.data import labels as classes
 from asdjax.detectors import outputs
 from asdjax.results import fusion
 
 KEYS = {
-    "": ("backbone by_machine cut data feature_ops frontend head optim sampler score seed system train wave_ops"),
+    "": "backbone by_machine cut data feature_ops frontend head optim sampler score seed system train wave_ops",
     "data": (
         "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length "
         "cache resident bank"
@@ -27,6 +29,13 @@ KEYS = {
 }
 OF_CLASSES = ("log_softmax", "log_softmax_mse")  # detectors that ask for a clip's own classes
 GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
+
+
+HEARING = (  # the sections that make a system; the rest of data only makes its clips
+    "system", "data", "frontend", "cut", "wave_ops", "feature_ops", "backbone", "head", "optim", "train"
+)  # fmt: skip
+_ab = np.array(["a", "b"])
+TWO = Clips(_ab, _ab, _ab, np.array(["source", "target"]), np.array(["train"] * 2), np.zeros(2, np.int8), _ab)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -39,12 +48,12 @@ def check(config: Mapping[str, Any]) -> None:
     for machine, own in by_machine.configs(config).items():
         try:
             check_parts(own)
-            evaluate.check_scorers(own["score"]["scorers"], gives_test_domain)
+            check_scorers(own["score"]["scorers"], gives_test_domain)
         except UsageError as error:
             raise UsageError(f"config.by_machine.{machine}: {error}" if machine else str(error)) from error
         names += [spec["name"] for spec in own["score"]["scorers"]]
     names = list(dict.fromkeys(names))
-    evaluate.check_selections(score["selections"], names, gives_test_domain)
+    check_selections(score["selections"], names, gives_test_domain)
     fusion.check(score["fusions"], [*names, *(selection["name"] for selection in score["selections"])])
 
 
@@ -99,48 +108,119 @@ def check_parts(config: Mapping[str, Any]) -> None:
     train.make(config, n_classes=2)
 
 
-_name, _zero = np.array(["a", "b"]), np.zeros(2, np.int8)
-TWO = Clips(_name, _name, _name, np.array(["source", "target"]), np.array(["train"] * 2), _zero, _name)
+def check_scorers(scorers: tuple, gives_test_domain: bool) -> None:
+    """Raises UsageError for an unknown detector or fit rule, or a rule that the year's protocol forbids."""
+    check_specs("scorers", scorers, {"name", "fit", "detector"})
+    names = [spec["name"] for spec in scorers]
+    taken = [*names, *scoretable.BESIDE]
+    if not names or len(set(taken)) < len(taken):
+        raise UsageError(
+            f"score: expected one scorer at least, and names that differ, also from {' and '.join(scoretable.BESIDE)}; "
+            f"found {', '.join(names)}"
+        )
+    for spec in scorers:
+        build(detectors, spec["detector"])
+        if spec["fit"] not in ("section", "by_test_domain"):
+            raise UsageError(
+                f"score.scorers {spec['name']!r}: fit is {spec['fit']!r}; there is: section, by_test_domain"
+            )
+        if spec["fit"] == "by_test_domain" and not gives_test_domain:
+            raise UsageError(
+                f"score.scorers {spec['name']!r}: fit='by_test_domain' needs the domain of test clips, which only the "
+                "protocol of 2021 gives; use fit='section' or data.year=2021"
+            )
 
 
-def check_shapes(config: Mapping[str, Any], samples: int) -> None:
-    """Raises UsageError for parts that do not fit together or to clips of so many samples, before anything is run.
+def check_selections(selections: tuple, scorers: list[str], gives_test_domain: bool) -> None:
+    """Raises UsageError for a selection of scorers that are not there, or that the year's protocol forbids."""
+    check_specs("selections", selections, {"name", "source", "target"}, {"by_machine"})
+    taken = [*scorers, *(selection["name"] for selection in selections), *scoretable.BESIDE]
+    if len(set(taken)) < len(taken):
+        raise UsageError(f"score.selections: expected names that differ from all others; found {', '.join(taken)}")
+    for selection in selections:
+        rules = tuple(dict(selection.get("by_machine", {})).values())
+        check_specs(f"selections {selection['name']!r} by_machine", rules, {"source", "target"})
+        choices = [selection, *rules]
+        if not gives_test_domain and any(choice["source"] != choice["target"] for choice in choices):
+            raise UsageError(
+                f"score.selections {selection['name']!r}: a scorer for each domain needs the domain of test clips, "
+                "which only the protocol of 2021 gives"
+            )
+        if unknown := {choice[domain] for choice in choices for domain in ("source", "target")} - set(scorers):
+            raise UsageError(
+                f"score.selections {selection['name']!r}: no scorer {sorted(unknown)}; there is: {scorers}"
+            )
 
-    Also for scorers of what the system does not say of a clip.
+
+def check_specs(name: str, specs: tuple, needed: set[str], allowed: set[str] = frozenset()) -> None:
+    """Raises UsageError for other keys than expected."""
+    for spec in specs:
+        if not needed <= set(spec) <= needed | allowed:
+            raise UsageError(f"score.{name}: found keys {sorted(spec)}, expected {sorted(needed | allowed)}")
+
+
+def check_groups(groups: Iterable[learn.Group], samples: int, score: Mapping[str, Any]) -> None:
+    """Raises UsageError for what does not fit the groups' clips of so many samples, before anything is trained."""
+    named = set()
+    for group in groups:
+        scorers = group.config["score"]["scorers"]
+        names = {spec["name"] for spec in scorers}
+        named |= names
+        try:
+            check_asked(scorers, said(json.dumps({k: group.config[k] for k in HEARING}, sort_keys=True), samples))
+        except UsageError as error:
+            raise UsageError(f"{group.name}: {error}") from error
+        classifying = [spec["name"] for spec in scorers if spec["detector"]["name"] in OF_CLASSES]
+        if classifying and not group.labels.own_classes[group.rows].any(1).all():
+            raise UsageError(f"scorer {classifying[0]!r} of {group.name}: {outputs.NO_CLASS}")
+        for selection in score["selections"]:
+            rule = dict(selection.get("by_machine", {})).get(group.machine, selection)
+            if lacking := {rule["source"], rule["target"]} - names:
+                raise UsageError(
+                    f"score.selections {selection['name']!r} takes {', '.join(sorted(lacking))} of {group.name}, "
+                    f"which has only {', '.join(sorted(names))}"
+                )
+    named |= {selection["name"] for selection in score["selections"]}
+    for rule in score["fusions"]:
+        if lacking := set(rule["scorers"]) - named:
+            raise UsageError(f"score.fusions {rule['name']!r}: no machine has {', '.join(sorted(lacking))}")
+
+
+def check_asked(scorers: tuple, known: tuple[str, ...]) -> None:
+    """Raises UsageError for a scorer of what the system does not say of a clip."""
+    for spec in scorers:
+        arguments = inspect.signature(getattr(detectors, spec["detector"]["name"])).parameters
+        asked = {k: spec["detector"].get(k, v.default) for k, v in arguments.items() if k in ("key", "error")}
+        if lacking := set(asked.values()) - set(known):
+            raise UsageError(
+                f"scorer {spec['name']!r} asks for {', '.join(sorted(lacking))}; what the system says of a clip is: "
+                f"{', '.join(known)}"
+            )
+
+
+@functools.lru_cache
+def said(hearing: str, samples: int) -> tuple[str, ...]:
+    """What a system says of clips of so many samples: the keys of embed's dict.
+
+    Args:
+        hearing: the sections HEARING of a config, in JSON.
+        samples: T.
+
+    Raises:
+        UsageError: parts that do not fit together or to the clips.
     """
+    config = json.loads(hearing)
     system = train.make(config, n_classes=2)
     wave = jax.ShapeDtypeStruct((2, samples), np.float32)
+    whole = {"class": (2, 2), "target": (2,), "step": (2,)}
+    label = {k: jax.ShapeDtypeStruct(shape, np.float32) for k, shape in whole.items()}
+    for spec in config["wave_ops"]:
+        jax.eval_shape(build(augment, spec), jax.random.key(0), wave, label)
     batch = {"wave": wave}
     if config["data"]["bank"] == "features":
         bins = jax.eval_shape(train.frontend(config), wave).shape[2]
         width = train.unit_frames(config, samples).shape[1]
         batch = {"features": jax.ShapeDtypeStruct((2, width, bins), np.float32)}
-    label = {"class": jax.ShapeDtypeStruct((2, 2), np.float32)}
     state = jax.eval_shape(system.init, jax.random.key(0), {**batch, "label": label})
     # and not `update`, which takes seconds to trace and fits where these do
-    said = jax.eval_shape(system.embed, state, wave)
-    for spec in config["score"]["scorers"]:
-        arguments = inspect.signature(getattr(detectors, spec["detector"]["name"])).parameters
-        asked = {k: spec["detector"].get(k, v.default) for k, v in arguments.items() if k in ("key", "error")}
-        if lacking := set(asked.values()) - set(said):
-            raise UsageError(
-                f"scorer {spec['name']!r} asks for {', '.join(sorted(lacking))}; what system "
-                f"{config['system']['name']} says of a clip is: {', '.join(said)}"
-            )
-
-
-def check_groups(groups: Iterable[learn.Group], selections: tuple) -> None:
-    """Raises UsageError where a scorer asks for what is not known of a group's clips, or a selection for no scorer."""
-    for group in groups:
-        scorers = group.config["score"]["scorers"]
-        classifying = [spec["name"] for spec in scorers if spec["detector"]["name"] in OF_CLASSES]
-        if classifying and not group.labels.own_classes[group.rows].any(1).all():
-            raise UsageError(f"scorer {classifying[0]!r} of {group.name}: {outputs.NO_CLASS}")
-        names = {spec["name"] for spec in scorers}
-        for selection in selections:
-            rule = dict(selection.get("by_machine", {})).get(group.machine, selection)
-            if lacking := {rule["source"], rule["target"]} - names:
-                raise UsageError(
-                    f"score.selections {selection['name']!r} takes {', '.join(sorted(lacking))} of {group.machine}, "
-                    f"which has only {', '.join(sorted(names))}"
-                )
+    return tuple(jax.eval_shape(system.embed, state, wave))

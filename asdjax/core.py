@@ -186,7 +186,7 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
         **extra: keyword arguments that the program, not the config, knows (for example the number of classes).
 
     Raises:
-        UsageError: unknown name or argument; the message lists what there is.
+        UsageError: no name, an unknown name or argument; the message lists what there is.
     """
 
     def nested(value):
@@ -196,6 +196,8 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
             return tuple(nested(v) for v in value)
         return value
 
+    if not isinstance(spec, Mapping) or "name" not in spec:
+        raise UsageError(f"found {spec!r} for something of {module.__name__}, expected a dict with a 'name'")
     kwargs = {k: nested(v) for k, v in spec.items() if k != "name"}
     name = spec["name"]
     known = sorted(

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from asdjax import detectors, parallel, scoretable
-from asdjax.core import Clips, Detector, InputError, System, TrainState, UsageError, build
+from asdjax.core import Clips, Detector, InputError, System, TrainState, build
 from asdjax.data import feed
 
 FOLDS = 5
@@ -259,52 +259,3 @@ def save_states(folder: Path, name: str, states: list[dict]) -> None:
     endings = [""] if len(states) == 1 else ["_source", "_target"]
     for ending, state in zip(endings, states, strict=False):
         np.savez(folder / f"{name}{ending}.npz", **{k: np.asarray(v) for k, v in state.items()})
-
-
-def check_scorers(scorers: tuple, gives_test_domain: bool) -> None:
-    """Raises UsageError for an unknown detector or fit rule, or a rule that the year's protocol forbids."""
-    check_specs("scorers", scorers, {"name", "fit", "detector"})
-    names = [spec["name"] for spec in scorers]
-    taken = [*names, *scoretable.BESIDE]
-    if not names or len(set(taken)) < len(taken):
-        raise UsageError(
-            f"score: expected one scorer at least, and names that differ, also from {' and '.join(scoretable.BESIDE)}; "
-            f"found {', '.join(names)}"
-        )
-    for spec in scorers:
-        build(detectors, spec["detector"])
-        if spec["fit"] not in ("section", "by_test_domain"):
-            raise UsageError(
-                f"score.scorers {spec['name']!r}: fit is {spec['fit']!r}; there is: section, by_test_domain"
-            )
-        if spec["fit"] == "by_test_domain" and not gives_test_domain:
-            raise UsageError(
-                f"score.scorers {spec['name']!r}: fit='by_test_domain' needs the domain of test clips, which only the "
-                "protocol of 2021 gives; use fit='section' or data.year=2021"
-            )
-
-
-def check_selections(selections: tuple, scorers: list[str], gives_test_domain: bool) -> None:
-    """Raises UsageError for a selection of scorers that are not there, or that the year's protocol forbids."""
-    check_specs("selections", selections, {"name", "source", "target"}, {"by_machine"})
-    taken = [*scorers, *(selection["name"] for selection in selections), *scoretable.BESIDE]
-    if len(set(taken)) < len(taken):
-        raise UsageError(f"score.selections: expected names that differ from all others; found {', '.join(taken)}")
-    for selection in selections:
-        choices = [selection, *dict(selection.get("by_machine", {})).values()]
-        if not gives_test_domain and any(choice["source"] != choice["target"] for choice in choices):
-            raise UsageError(
-                f"score.selections {selection['name']!r}: a scorer for each domain needs the domain of test clips, "
-                "which only the protocol of 2021 gives"
-            )
-        if unknown := {choice[domain] for choice in choices for domain in ("source", "target")} - set(scorers):
-            raise UsageError(
-                f"score.selections {selection['name']!r}: no scorer {sorted(unknown)}; there is: {scorers}"
-            )
-
-
-def check_specs(name: str, specs: tuple, needed: set[str], allowed: set[str] = frozenset()) -> None:
-    """Raises UsageError for other keys than expected."""
-    for spec in specs:
-        if not needed <= set(spec) <= needed | allowed:
-            raise UsageError(f"score.{name}: found keys {sorted(spec)}, expected {sorted(needed | allowed)}")

@@ -26,8 +26,8 @@ def learning_rate(steps: int, lr: float, schedule: str, end: float, warmup: int)
     if schedule == "cosine":
         rest = optax.cosine_decay_schedule(lr, max(steps - warmup, 1), alpha=end / lr)
     elif schedule == "exponential":
-        if end == 0:
-            raise UsageError("optim: end=0 with schedule 'exponential', which never gets there; expected end > 0")
+        if not 0 < end <= lr:
+            raise UsageError(f"optim: lr={lr}, end={end} with schedule 'exponential'; expected end above 0, at most lr")
         rest = optax.exponential_decay(lr, max(steps - 1 - warmup, 1), end / lr, end_value=end)
     elif schedule == "constant":
         rest = optax.constant_schedule(lr)

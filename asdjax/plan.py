@@ -46,7 +46,7 @@ def table(
 ) -> list[list[str]]:
     """The rows of the plan: what, then a cell for each machine; arguments as of print_plan.
 
-    Detectors are those of the scorers. A row for each selection follows: the scorers that it takes on the machine.
+    A row for each selection follows: the scorers that it takes on the machine.
     """
     rows = {
         "feature": [_feature(config["frontend"], config["cut"]) for config in configs.values()],
@@ -55,9 +55,7 @@ def table(
         "augmentation": [_ops((*config["wave_ops"], *config["feature_ops"])) for config in configs.values()],
         "train sections": [_listed(sections[machine][0]) for machine in configs],
         "test sections": [_listed(sections[machine][1]) for machine in configs],
-        "detectors": [
-            _listed(spec["detector"]["name"] for spec in config["score"]["scorers"]) for config in configs.values()
-        ],
+        "scorers": [_listed(spec["name"] for spec in config["score"]["scorers"]) for config in configs.values()],
     }
     for machine, config in configs.items():
         for rule in config["score"]["selections"]:

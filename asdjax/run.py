@@ -65,12 +65,12 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     with watch.phase("load"):
         clips, store, level = parallel.in_turn(lambda: load(config["data"]))
         groups = list(labelled_groups(config, clips))
-        for own in alike(groups):
-            checks.check_shapes(own[0].config, store.wave.shape[1])
-        checks.check_groups(groups, config["score"]["selections"])
+        checks.check_groups(groups, store.wave.shape[1], config["score"])
+        if absent := sorted(set(config["by_machine"]) - set(clips.machine.tolist())):
+            logging.info("config.by_machine: there are no clips of %s", ", ".join(absent))
         rundir.claim(workdir, config, clips, store.gain, level)
         store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
-    if config["by_machine"] and parallel.is_first():
+    if (config["by_machine"] or config["score"]["selections"]) and groups[0].machine and parallel.is_first():
         plan.print_plan({group.machine: group.config for group in groups}, sections_of(clips))
     columns = scores_of_groups(config, workdir, groups, clips, store, level, mesh, watch)
     scores = with_joined(scoretable.concatenate(list(columns)), config["score"])
@@ -129,11 +129,11 @@ def sections_of(clips: Clips) -> dict[str, tuple[list[str], list[str]]]:
 
 def with_joined(scores: scoretable.Scores, settings: Mapping[str, Any]) -> scoretable.Scores:
     """The scores and those that are made of them: selections, fusions, ensembles."""
+    single = [name for name, _ in scoretable.systems(scores)]
     for selection in settings["selections"]:
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
-    single = [name for name, _ in scoretable.systems(scores)]
     for rule in settings["fusions"]:
-        rule = {**rule, "scorers": rule["scorers"] or single}  # never of fusions
+        rule = {**rule, "scorers": rule["scorers"] or single}  # never of selections and fusions
         scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
     return scoretable.concatenate([scores, scoretable.ensemble(scores)])
 

@@ -13,10 +13,11 @@ its own loss, augmentation and detector (table 3).
 Variants:
     mfn_stft, mfn_mel, dpt  the three systems of table 2
     ensemble                submission 1 (table 3); ensemble_valve_stft: valve from the spectrogram, as table 2 suggests
-    sub2_mfn, sub2_dpt      submission 2: mfn_mel, and dpt with focal loss for bearing (table 3), under that name
+    sub2_mfn, sub2_dpt      submission 2: mfn_mel, and dpt with focal loss for bearing (table 3), under that name. On
+                            gearbox sub2_mfn and the ensemble are the same by all that is told; their numbers are not
     sub3                    submission 3, which table 4 calls MFN: its numbers fit neither mfn_stft nor mfn_mel on all
-                            machines. This is the mixture that they do fit: as the ensemble, but bearing and slider from
-                            the spectrogram
+                            machines. This is a mixture that they fit: as the ensemble, but bearing and slider from the
+                            spectrogram
     ,loss= and ,mixing=     after a variant, the same for all machines: bai2022.py:mfn_mel,loss=arcface,mixing=none
 
 A try on few recordings (network and frontend are what they are; fewer steps, smaller batches, a higher learning rate):
@@ -52,7 +53,7 @@ learnt.
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("mfn_stft", "mfn_mel", "dpt", "ensemble", "ensemble_valve_stft", "sub2_mfn", "sub2_dpt", "sub3")
+ERROR_WEIGHT = 1.0  # of the transformer's reconstruction error, in loss and score; not stated: our choice
 
 FEATURES = {
     "stft": dict(
@@ -128,7 +129,7 @@ FMIX = dict(
     alpha=1.0,  # not stated: the default of its reference code, like the next
     decay=3.0,
     variant="paper",  # not stated: its formula; 'official' is the reference code, which mixes up two axes
-    layout="freq_time",  # not stated; with one frequency unit per pixel it decides whether bands or times are cut out
+    layout="freq_time",  # not stated; 'paper' cuts out bands of frequency in either layout, 'official' times in this
     pairing="random",  # as of mixup
 )
 MIXING = {
@@ -138,25 +139,45 @@ MIXING = {
     "fmix_mixup": (dict(name="alternate", ops=(FMIX, MIXUP)),),  # not stated how: in turn, as FMix's own code
 }
 
-# Table 3, which is of the ensemble; that the systems of table 2 had the same loss and augmentation is our reading.
+# Each variant's network and detector for each machine, and for those of other data, which are our choice.
+CHOICES = {
+    "mfn_stft": dict(  # table 2
+        dict.fromkeys(("bearing", "gearbox", "slider"), ("mfn_stft", "cosine")), others=("mfn_stft", "lof")
+    ),
+    "mfn_mel": dict(  # table 2
+        dict.fromkeys(("ToyCar", "ToyTrain", "gearbox"), ("mfn_mel", "lof")), others=("mfn_mel", "log_softmax")
+    ),
+    "dpt": dict(others=("dpt", "log_softmax_mse")),  # table 2
+    "ensemble": dict(  # table 3
+        ToyCar=("mfn_stft", "lof"),
+        ToyTrain=("mfn_stft", "lof"),
+        bearing=("dpt", "log_softmax_mse"),
+        fan=("mfn_stft", "lof"),
+        gearbox=("mfn_mel", "lof"),
+        slider=("mfn_mel", "log_softmax"),
+        valve=("mfn_mel", "lof"),
+        others=("mfn_mel", "lof"),
+    ),
+}
+CHOICES |= {
+    # table 2: on log-mel valve had log-softmax, and LOF on the spectrogram
+    "ensemble_valve_stft": dict(CHOICES["ensemble"], valve=("mfn_stft", "lof")),
+    "sub2_mfn": CHOICES["mfn_mel"],
+    "sub2_dpt": CHOICES["dpt"],
+    "sub3": dict(CHOICES["ensemble"], bearing=("mfn_stft", "cosine"), slider=("mfn_stft", "cosine")),
+}
+VARIANTS = tuple(CHOICES)
+
+# Table 3, which is of the ensemble; that MobileFaceNet had the same loss and augmentation in table 2 is our reading.
 LOSS = dict(
     ToyCar="arcface", ToyTrain="arcface", bearing="focal", fan="arcface", gearbox="focal", slider="focal",
-    valve="arcface",
+    valve="arcface", others="arcface",
 )  # fmt: skip
 MIXED_BY = dict(
     ToyCar="mixup", ToyTrain="fmix_mixup", bearing="mixup", fan="fmix_mixup", gearbox="fmix_mixup",
-    slider="fmix_mixup", valve="mixup",
+    slider="fmix_mixup", valve="mixup", others="mixup",
 )  # fmt: skip
-MACHINES = tuple(LOSS)
-LOSS = dict(LOSS, dpt="softmax", others="arcface")  # section 3.3, which table 3 contradicts for bearing; our choice
-MIXED_BY = dict(MIXED_BY, others="mixup")  # our choice
-
-# Table 2: the detector of each machine, and of the others.
-DETECTORS = {
-    "mfn_stft": dict(bearing="cosine", gearbox="cosine", slider="cosine", others="lof"),
-    "mfn_mel": dict(ToyCar="lof", ToyTrain="lof", gearbox="lof", others="log_softmax"),
-    "dpt": dict(others="log_softmax_mse"),
-}
+MACHINES = tuple(name for name in LOSS if name != "others")
 
 SCORERS = {
     "mfn": (
@@ -177,7 +198,7 @@ SCORERS = {
         dict(
             name="log_softmax_mse",  # table 2
             fit="section",
-            detector=dict(name="log_softmax_mse", weight=1.0, form="logit_2022"),  # not stated: as the loss
+            detector=dict(name="log_softmax_mse", weight=ERROR_WEIGHT, form="logit_2022"),
         ),
         dict(name="log_softmax", fit="section", detector=dict(name="log_softmax", form="logit_2022")),
         dict(name="mse", fit="section", detector=dict(name="passthrough", key="mse")),
@@ -186,7 +207,7 @@ SCORERS = {
 
 
 def mfn(feature: str, loss: str, mixing: str) -> dict:
-    """A machine's MobileFaceNet."""
+    """The sections of a machine's MobileFaceNet."""
     return dict(
         FEATURES[feature],
         system=dict(
@@ -208,75 +229,73 @@ def mfn(feature: str, loss: str, mixing: str) -> dict:
 
 
 def dpt(loss: str, mixing: str) -> dict:
-    """A machine's dual-path transformer."""
+    """The sections of a machine's dual-path transformer."""
     return dict(
         FEATURES["mel"],
         system=dict(
             name="dual_path",
             masks=3,  # not stated, like the next: the authors' SSDPT
             mask_size=5,  # frames and bins
-            # not stated: the input after BatchNorm, since the output is normalised too; or 'raw', as SSDPT
+            # not stated: the input after BatchNorm, since the output is normalised too; SSDPT has 'raw', and then both
+            # weights of the error, the next and the scorer's, are 0.001
             target="normalised",
-            reconstruction_weight=1.0,  # not stated: our choice; SSDPT has 0.001, for target='raw'
+            reconstruction_weight=ERROR_WEIGHT,
+            classification_weight=1.0,  # not stated: SSDPT
         ),
         feature_ops=MIXING[mixing],
-        backbone=dict(name="DualPathTransformer", blocks=3, heads=8, feedforward=32),  # not stated: SSDPT; 288,256
+        backbone=dict(
+            name="DualPathTransformer",  # 288,256 parameters; not stated, like the next: SSDPT
+            blocks=3,
+            heads=8,
+            feedforward=32,
+            dtype="float32",  # not stated; or 'bfloat16', for accelerators
+        ),
         head=HEADS[loss],
         scorers=SCORERS["dpt"],
     )
 
 
-def choices(variant: str, losses: dict, mixing: dict) -> tuple[dict, dict[str, dict], dict[str, str], str]:
-    """The base config's sections, those of each machine, each machine's detector, and that of other machines.
+def network(name: str, loss: str, mixing: str) -> dict:
+    """The sections of one of the three networks."""
+    return copied(dpt(loss, mixing) if name == "dpt" else mfn(name.removeprefix("mfn_"), loss, mixing))
 
-    Args:
-        variant: one of VARIANTS.
-        losses, mixing: of each machine, of 'dpt' where it is not for one machine, and of 'others'.
-    """
 
-    def mfns(features: dict[str, str]) -> dict[str, dict]:
-        return {name: mfn(feature, losses[name], mixing[name]) for name, feature in features.items()}
+def copied(value):
+    """The same dicts and tuples anew: a flag that changes one machine's would change those that share it."""
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    return tuple(map(copied, value)) if isinstance(value, tuple) else value
 
-    if variant in DETECTORS and variant != "dpt":
-        feature, detector = variant.removeprefix("mfn_"), dict(DETECTORS[variant])
-        others = detector.pop("others")
-        return mfns({"others": feature})["others"], mfns(dict.fromkeys(MACHINES, feature)), detector, others
-    if variant in ("dpt", "sub2_dpt"):
-        loss = {"arcface": "softmax"}.get(losses["others"], losses["others"])  # section 3.3: cross-entropy
-        own = (
-            {"bearing": dpt(losses["bearing"], mixing["bearing"])} if variant == "sub2_dpt" else {}
-        )  # table 3 against section 3.3
-        return dpt(loss, mixing["others"]), own, {}, "log_softmax_mse"
-    features = {"others": "mel"} | dict.fromkeys(MACHINES, "mel") | dict.fromkeys(("ToyCar", "ToyTrain", "fan"), "stft")
-    detector = dict.fromkeys(MACHINES, "lof")
-    if variant == "ensemble_valve_stft":  # table 2: on log-mel valve had log-softmax, and LOF on the spectrogram
-        features["valve"] = "stft"
-    if variant == "sub3":
-        features |= dict(bearing="stft", slider="stft")
-        detector |= dict(bearing="cosine", slider="cosine")  # table 2
-    else:
-        detector |= dict(bearing="log_softmax_mse", slider="log_softmax")
-    own = mfns(features)
-    if variant != "sub3":
-        own["bearing"] = dpt(losses["bearing"], mixing["bearing"])
-    return own.pop("others"), own, detector, "lof"  # others: our choice
+
+def losses(variant: str) -> dict[str, str]:
+    """The loss of each machine, and of 'others'."""
+    transformers = [name for name in LOSS if CHOICES[variant].get(name, CHOICES[variant]["others"])[0] == "dpt"]
+    # section 3.3 says cross-entropy, table 3 focal for bearing, which is in submission 2 too by its number
+    return LOSS | {name: "softmax" for name in transformers if name != "bearing" or variant == "dpt"}
+
+
+def mixing(variant: str) -> dict[str, str]:
+    """The augmentation of each machine, and of 'others'."""
+    return MIXED_BY if variant not in ("dpt", "sub2_dpt") else dict.fromkeys(MIXED_BY, "mixup")  # our reading
 
 
 def get_config(variant: str = "ensemble") -> ConfigDict:
     variant, *options = variant.split(",")
     if variant not in VARIANTS:
         raise ValueError(f"configs/bai2022.py:{variant}: no such variant; there is: {', '.join(VARIANTS)}")
-    losses, mixing = LOSS, MIXED_BY
+    loss_of, mixed_by = losses(variant), mixing(variant)
     for option in options:
         name, _, value = option.partition("=")
         if name == "loss" and value in HEADS:
-            losses = dict.fromkeys(LOSS, value)
+            loss_of = dict.fromkeys(LOSS, value)
         elif name == "mixing" and value in MIXING:
-            mixing = dict.fromkeys(MIXED_BY, value)
+            mixed_by = dict.fromkeys(LOSS, value)
         else:
             there = f"loss={'|'.join(HEADS)}, mixing={'|'.join(MIXING)}"
             raise ValueError(f"configs/bai2022.py:{variant},{option}: no such option; there is: {there}")
-    base, by_machine, detector, others = choices(variant.replace("sub2_mfn", "mfn_mel"), losses, mixing)
+    choice = {name: CHOICES[variant].get(name, CHOICES[variant]["others"]) for name in LOSS}
+    own = {name: network(which, loss_of[name], mixed_by[name]) for name, (which, _) in choice.items()}
+    base = own["others"]
     config = ConfigDict()
     config.seed = 0  # not stated: our choice
     config.system = base["system"]
@@ -296,7 +315,9 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
         length="tile",
         cache="",
         resident=True,  # the features live on the device where they fit in half its memory
-        bank="features",  # the frontend runs once for all steps; batches are windows of many clips
+        # the frontend runs once for all steps, and batches are windows of many clips; or 'waves', where they are clips
+        # of which a window is drawn, and an epoch has as many times fewer steps as a clip has windows
+        bank="features",
     )
     config.sampler = dict(
         name="domain_mixed",  # section 2.1: 'batch mixing'
@@ -312,7 +333,7 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
         name="adamw",  # not stated, like all below: the authors' SSDPT
         lr=1e-4,
         schedule="exponential",
-        end=1e-4 * 0.95**30,  # x 0.95 per epoch there, here at every step
+        end=1e-4 * 0.95**30,  # x 0.95 per epoch there, here a little at every step; change it with lr
         weight_decay=0.01,
         clip=0.5,  # of the gradient's norm
     )
@@ -325,24 +346,22 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
         members=1,  # not stated: no ensemble of seeds is reported
         groups="one_by_one",  # or 'together': in one program the networks of machines that differ by classes alone
     )
-    name = {"ensemble": "submission_1", "ensemble_valve_stft": "submission_1", "sub3": "submission_3"}.get(
-        variant, "submission_2" if variant.startswith("sub2") else "table_2"
-    )
+    named = dict(ensemble="submission_1", ensemble_valve_stft="submission_1", sub3="submission_3")
+    detector = {name: dict(source=of, target=of) for name, (_, of) in choice.items()}  # the test's domain is not known
+    others = detector.pop("others")
     config.score = dict(
         units=256,  # windows through the network at once
         scorers=base["scorers"],
         selections=(
             dict(
-                name=name,
-                source=others,
-                target=others,  # the domain is not known in the test
-                by_machine={machine: dict(source=own, target=own) for machine, own in detector.items()},
+                name=named.get(variant, "submission_2" if variant.startswith("sub2") else "table_2"),
+                **others,
+                by_machine={name: of for name, of in detector.items() if of != others},
             ),
         ),
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
     )
-    # tables 2 and 3: what differs from the above
-    differing = {name: {k: v for k, v in own.items() if v != base[k]} for name, own in by_machine.items()}
-    config.by_machine = {name: own for name, own in differing.items() if own}
+    differing = {name: {k: v for k, v in own[name].items() if v != base[k]} for name in MACHINES}
+    config.by_machine = {name: sections for name, sections in differing.items() if sections}  # tables 2 and 3
     return config

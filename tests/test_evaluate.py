@@ -5,7 +5,7 @@ import tiny
 from trees import MINI_ASD, needs_recordings
 
 from asdjax import detectors, evaluate, metrics, parallel
-from asdjax.core import Clips, Detector, InputError, System, UsageError
+from asdjax.core import Clips, Detector, InputError, System
 from asdjax.data import audio, dcase, feed
 
 # the distance of a clip's number to the nearest number it was fitted on: easy to follow by hand
@@ -158,38 +158,6 @@ def test_detectors_are_fitted_per_section_and_kept(tmp_path):
     assert scores[2] == pytest.approx(0, abs=1e-6)  # section 00 knows [1, 0]
     assert scores[5] == pytest.approx(1 - 0.1 / np.hypot(0.1, 1), abs=1e-5)  # section 01 does not
     assert sorted(p.name for p in (tmp_path / "detectors" / "near").iterdir()) == ["fan_00.npz", "fan_01.npz"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"fit": "by_test_domain"}, "only the protocol of 2021"),
-        ({"fit": "nonsense"}, "there is: section, by_test_domain"),
-        ({"detector": {"name": "knm"}}, "no 'knm'"),
-        ({"name": "rms-only"}, "names that differ, also from rms-only and training-free"),
-        (
-            {"normalise": True},
-            r"found keys \['detector', 'fit', 'name', 'normalise'\], expected \['detector', 'fit', 'name'\]",
-        ),
-    ],
-)
-def test_scorers_are_checked_before_data_is_read(change, message):
-    spec = {"name": "near", "fit": "section", "detector": {"name": "knn"}, **change}
-    with pytest.raises(UsageError, match=message):
-        evaluate.check_scorers((spec,), gives_test_domain=False)
-
-
-@pytest.mark.parametrize(
-    ("selection", "message"),
-    [
-        ({"source": "near", "target": "far"}, "only the protocol of 2021"),
-        ({"source": "near", "target": "near", "by_machine": {"fan": {"source": "near", "target": "far"}}}, "only"),
-        ({"source": "nearer", "target": "nearer"}, r"no scorer \['nearer'\]; there is: \['near', 'far'\]"),
-    ],
-)
-def test_selections_are_checked_before_data_is_read(selection, message):
-    with pytest.raises(UsageError, match=message):
-        evaluate.check_selections(({"name": "both", **selection},), ["near", "far"], gives_test_domain=False)
 
 
 @needs_recordings

@@ -30,9 +30,11 @@ def test_exponential_by_hand():
     np.testing.assert_allclose(found, [0, 4, 8, 4, 2, 1, 0.5, 0.25, 0.125, 0.125], rtol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"end": 0.0}, {"end": 1e-4, "schedule": "linear"}, {"clip": -1.0}])
+@pytest.mark.parametrize("wrong", [{"end": 0.0}, {"end": 2e-3}, {"end": 1e-4, "schedule": "linear"}, {"clip": -1.0}])
 def test_refused(wrong):
-    with pytest.raises(UsageError, match=r"expected end > 0|constant, cosine, exponential|clip=-1\.0; expected a norm"):
+    with pytest.raises(
+        UsageError, match=r"expected end above 0, at most lr|constant, cosine, exponential|clip=-1\.0; expected a norm"
+    ):
         optim.adam(steps=3, **{"schedule": "exponential", "end": 1e-4, **wrong})
 
 

@@ -9,7 +9,7 @@ import jax
 import pytest
 from rich.console import Console
 
-from asdjax import core, frontends, plan
+from asdjax import by_machine, core, frontends, plan
 
 SECTIONS = (["00", "01", "02", "03", "04", "05"], ["00", "01", "02"])
 MFN = dict(
@@ -49,7 +49,7 @@ def test_a_plan_by_hand():
         ["augmentation", "mixup", "fmix, mixup in turn"],
         ["train sections", "00, 01, 02, 03, 04, 05", "00"],
         ["test sections", "00, 01, 02", "-"],
-        ["detectors", "lof", "knn, lof"],
+        ["scorers", "a", "s0, s1, s2"],
     ]
 
 
@@ -65,7 +65,7 @@ def test_what_a_config_leaves_empty_or_to_defaults():
     found = cells(bare, ([""], [""]))
     assert found["feature"] == "log_mel 128"
     assert {name: cell for name, cell in found.items() if name != "feature"} == dict.fromkeys(
-        ("network", "loss", "augmentation", "train sections", "test sections", "detectors"), "-"
+        ("network", "loss", "augmentation", "train sections", "test sections", "scorers"), "-"
     )
     assert cells(changed(head=dict(name="Linear")))["loss"] == "softmax"
 
@@ -133,11 +133,7 @@ def test_the_ensemble_of_bai_is_their_table_3():
         "valve": (mel, "MobileFaceNet", "ArcFace", "mixup", "lof"),
     }
     config = config_file("bai2022").get_config("ensemble").to_dict()
-    configs = {}
-    for machine in expected:
-        own = dict(config["by_machine"].get(machine, {}))
-        score = config["score"] | {"scorers": own.pop("scorers", config["score"]["scorers"])}
-        configs[machine] = config | own | {"score": score}
+    configs = {machine: by_machine.config_of(config, machine) for machine in expected}
     rows = {what: row for what, *row in plan.table(configs, dict.fromkeys(expected, SECTIONS))}
     found = zip(*(rows[what] for what in ("feature", "network", "loss", "augmentation", "submission_1")), strict=True)
     assert dict(zip(expected, found, strict=True)) == expected
@@ -146,7 +142,7 @@ def test_the_ensemble_of_bai_is_their_table_3():
 @pytest.mark.parametrize("width", [150, 80])
 def test_the_plan_is_printed_whole(width):
     rule = dict(name="mix [x]", source="lof", target="lof")
-    scorers = (dict(detector=dict(name="log_softmax_mse")),)
+    scorers = (dict(name="log_softmax_mse"),)
     configs = {f"machine{i}": changed(score=dict(scorers=scorers, selections=(rule,))) for i in range(7)}
     console = Console(width=width, file=io.StringIO(), color_system=None)
     plan.print_plan(configs, dict.fromkeys(configs, SECTIONS), console)

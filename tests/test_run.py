@@ -207,10 +207,13 @@ BY_MACHINE = {
         "head": {"name": "Linear", "loss": "focal"}, "feature_ops": ({"name": "mixup", "p": 1.0, "lam": "batch"},),
         "scorers": ({"name": "mean", "fit": "section", "detector": {"name": "cosine_mean"}},),
     },
-    "valve": {"head": {"name": "Linear"}},
+    "valve": {  # which there is not
+        "scorers": ({"name": "other", "fit": "section", "detector": {"name": "cosine_mean"}},),
+    },
 }  # fmt: skip
 SUBMISSION = {
-    "name": "submission", "source": "lof", "target": "lof", "by_machine": {"pump": {"source": "mean", "target": "mean"}}
+    "name": "submission", "source": "lof", "target": "lof",
+    "by_machine": {"pump": {"source": "mean", "target": "mean"}, "valve": {"source": "other", "target": "other"}},
 }  # fmt: skip
 
 
@@ -228,6 +231,7 @@ def test_each_machine_may_have_a_system_of_its_own(data, tmp_path, groups, caplo
     with caplog.at_level("INFO"):
         run.run(settings(data, **mixed), tmp_path / "mixed")
     assert "pump: there are no training clips of the target domain" in caplog.text
+    assert "there are no clips of valve" in caplog.text
     assert "focal" in capsys.readouterr().out  # what each machine gets
     own = {k: v for k, v in BY_MACHINE["pump"].items() if k != "scorers"}
     run.run(settings(data, **base), tmp_path / "base")
@@ -250,16 +254,56 @@ def test_each_machine_may_have_a_system_of_its_own(data, tmp_path, groups, caplo
         assert len(file.read_text().splitlines()) == (16 if machine == "fan" else 8)
 
 
+def test_what_a_network_learns_from_says_the_domain(data):
+    """Domain-mixed batches of fan: two of its two target clips in each, which the label tells from the others."""
+    config = settings(data, **{"data.group_by": "machine", "sampler": {"name": "domain_mixed", "n_target": 2}})
+    clips, store, _ = run.load(config["data"])
+    fan, _ = run.labelled_groups(config, clips)
+    (network,) = learn.members(config, fan, [Path("fan")], clips, np.arange(len(clips)), store.units)
+    np.testing.assert_array_equal(network.label["target"], clips.domain == "target")
+    for step in range(20):
+        rows = network.sampler(0, step)
+        assert network.label["target"][rows].sum() == 2 and set(clips.machine[rows]) == {"fan"}
+
+
+def test_mixing_across_domains_trains_as_one_network_or_two(data, tmp_path):
+    """fan's partners are of the other domain; pump has no target clips. The seeds of two members are those of one."""
+    mixup = {"name": "mixup", "p": 1.0, "lam": "batch", "pairing": "cross_domain"}
+    changes = {
+        "data.group_by": "machine", "sampler": {"name": "domain_mixed", "n_target": 4}, "data.bank": "features",
+        "wave_ops": (), "feature_ops": ({"name": "alternate", "ops": ({"name": "fmix"}, mixup)},), "train.steps": 4,
+    }  # fmt: skip
+    run.run(settings(data, **changes), tmp_path / "one")
+    run.run(settings(data, **changes, **{"train.members": 2, "train.groups": "together"}), tmp_path / "two")
+    for machine in ("fan", "pump"):
+        logs = (tmp_path / "one/groups" / machine, tmp_path / "two/groups" / machine / "member_0")
+        one, two = ([json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")] for folder in logs)
+        np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"by_machine": ()}, r"by_machine is \(\)"),
+        (
+            {"by_machine": {"pump": {"head": "ArcFace"}}},
+            r"by_machine\.pump\.head is 'ArcFace'; expected a dict with a name",
+        ),
+        ({"by_machine": {"pump": {"sampler": {"n_target": 3}}}}, "expected a dict with a 'name'"),
+        ({"by_machine": {"pump": {"cut": {"name": "cut", "width": 900, "hop": 8}}}}, "pump: .*900"),
+        (
+            {"score.selections": ({**SUBMISSION, "by_machine": {"pump": {"source": "mean"}}},)},
+            r"found keys \['source'\]",
+        ),
+        ({"score.fusions": ({"name": "f", "scorers": ("far", "lof"), "how": "mean"},)}, "far"),
+        ({"wave_ops": ({"name": "fmix"},)}, "use feature_ops"),
         ({"data.group_by": "all"}, "group_by='machine'"),
         ({"by_machine": {"pump": {"train": {"steps": 3}}}}, "by_machine.pump has train"),
         ({"by_machine": {"pump": {"head": {"name": "Lin"}}}}, "by_machine.pump: .*no 'Lin'"),
         ({"by_machine": {"pump": {"sampler": {"name": "domain_mixed", "n_target": 99}}}}, "n_target"),
         (
             {"score.scorers": ({"name": "m", "fit": "section", "detector": {"name": "log_softmax_mse"}},)},
-            "'m' asks for mse; what system classify says of a clip is: embedding, logits",
+            "'m' asks for mse; what the system says of a clip is: embedding, logits",
         ),
         ({"by_machine": {}, "backbone": {"name": "DualPathTransformer"}}, "classify: DualPathTransformer gives more"),
         ({"score.selections": ({**SUBMISSION, "by_machine": {}},)}, "takes lof of pump, which has only mean"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from asdjax import evaluate, frontends, parallel, systems, train
+from asdjax import checks, evaluate, frontends, parallel, systems, train
 from asdjax.core import Parts, UsageError
 from asdjax.data import feed
 from asdjax.systems.statistics import statistics
@@ -86,7 +86,7 @@ def test_every_variant_of_the_config_is_what_it_says():
             assert len(set(names)) == len(names) == 28 and config["score"]["fusions"][0]["name"] == "fusion"
         known = statistics(PARTS, **{k: v for k, v in config["system"].items() if k != "name"})
         outputs = jax.eval_shape(known.embed, known.init(jax.random.key(0), {}), jnp.zeros((1, tiny.SR)))
-        evaluate.check_scorers(config["score"]["scorers"], gives_test_domain=False)
+        checks.check_scorers(config["score"]["scorers"], gives_test_domain=False)
         assert {scorer["detector"]["key"] for scorer in config["score"]["scorers"]} <= set(outputs)
     assert module.get_config("2021").data.year == "2021" and module.get_config("max").data.year == "2023"
     with pytest.raises(ValueError, match="no such variant; there is: 2020"):

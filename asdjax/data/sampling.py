@@ -25,7 +25,7 @@ class Sampler(NamedTuple):
     note: str
 
 
-def uniform(clips: Clips, rows: np.ndarray, *, batch_size: int, units: int = 1) -> Sampler:
+def uniform(clips: Clips | None, rows: np.ndarray, *, batch_size: int, units: int = 1) -> Sampler:
     """Every clip once per epoch, in an order drawn anew for each; batches run on across the end of an epoch.
 
     Args:

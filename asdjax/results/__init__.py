@@ -120,16 +120,17 @@ def select(
     Raises:
         UsageError: a name that is taken, or no such scorer. InputError: a scorer without a part's clips.
     """
-    rules = {machine: (rule["source"], rule["target"]) for machine, rule in dict(by_machine).items()}
-    named = sorted({source, target} | {scorer for rule in rules.values() for scorer in rule})
+    machines, special = np.unique(scores["machine"]).tolist(), dict(by_machine)
+    chosen_of = {machine: special.get(machine, dict(source=source, target=target)) for machine in machines}
+    rules = {machine: (rule["source"], rule["target"]) for machine, rule in chosen_of.items()}
+    named = sorted({scorer for rule in rules.values() for scorer in rule})
     known = np.unique(scores["scorer"])
     if name in known or not set(named) <= set(known):
         raise UsageError(
             f"select {name!r} of scorers {named}: the name must be new, the rest known; there is: {', '.join(known)}"
         )
     take, mixed = np.zeros(len(scores["score"]), bool), []
-    for machine in np.unique(scores["machine"]).tolist():
-        rule = rules.get(machine, (source, target))
+    for machine, rule in rules.items():
         mixed += [machine] if rule[0] != rule[1] else []
         here = scores["machine"] == machine
         for domain, scorer in zip(metrics.DOMAINS, rule, strict=True):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from asdjax.core import Batch, Parts, System, TrainState, UsageError
+from asdjax.systems.updates import next_state
 
 
 def classify(parts: Parts, *, standardise: str = "none") -> System:
@@ -66,15 +66,9 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
             return loss.mean(), (logits, embedding, stats)
 
         (loss, (logits, embedding, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = parts.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))),
-            "accuracy": accuracy(logits, label["class"]),
-            "embedding_cosine": mean_cosine(embedding),
-        }
-        return TrainState(state.step + 1, params, stats, opt_state), metrics
+        state, norm = next_state(parts.tx, state, grads, stats)
+        told = {"accuracy": accuracy(logits, label["class"]), "embedding_cosine": mean_cosine(embedding)}
+        return state, {"loss": loss, **norm, **told}
 
     def embed(state: TrainState, wave: jax.Array) -> dict[str, jax.Array]:
         def features(x):

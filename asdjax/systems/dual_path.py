@@ -7,12 +7,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from asdjax.core import Batch, Parts, System, TrainState, UsageError
 from asdjax.models import DualPathTransformer
 from asdjax.systems.classify import accuracy, augmented, mean_cosine, training_units
+from asdjax.systems.updates import next_state
 
 MASKED = float(np.finfo(np.float64).eps)  # what the released code multiplies by in place of 0
 
@@ -95,16 +95,9 @@ def dual_path(
             return loss.mean(), (mse.mean(), *rest)
 
         (loss, (mse, logits, embedding, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = parts.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads))),
-            "accuracy": accuracy(logits, label["class"]),
-            "mse": mse,
-            "embedding_cosine": mean_cosine(embedding),
-        }
-        return TrainState(state.step + 1, params, stats, opt_state), metrics
+        state, norm = next_state(parts.tx, state, grads, stats)
+        told = {"accuracy": accuracy(logits, label["class"]), "embedding_cosine": mean_cosine(embedding), "mse": mse}
+        return state, {"loss": loss, **norm, **told}
 
     def embed(state: TrainState, wave: jax.Array) -> dict[str, jax.Array]:
         x = cut.units(wave if cut.at == "wave" else parts.frontend(wave))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from asdjax.core import Batch, Parts, System, TrainState, UsageError
+from asdjax.systems.updates import next_state
 
 
 def reconstruct(parts: Parts) -> System:
@@ -48,9 +48,8 @@ def reconstruct(parts: Parts) -> System:
             return jnp.mean(jnp.square(y - x)), stats
 
         (loss, stats), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        updates, opt_state = parts.tx.update(grads, state.opt_state, state.params)
-        metrics = {"loss": loss, "gradient_norm": jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))}
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), stats, opt_state), metrics
+        state, norm = next_state(parts.tx, state, grads, stats)
+        return state, {"loss": loss, **norm}
 
     def embed(state: TrainState, wave: jax.Array) -> dict[str, jax.Array]:
         x = cut.units(parts.frontend(wave))  # (B, V, w, F)
