@@ -203,7 +203,10 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
     known = sorted(
         k
         for k, v in vars(module).items()
-        if callable(v) and not k.startswith("_") and getattr(v, "__module__", "").startswith(module.__name__)
+        if callable(v)
+        and not k.startswith("_")
+        and getattr(v, "__module__", "").startswith(module.__name__)
+        and not (isinstance(v, type) and issubclass(v, tuple))  # what factories return is none of them
     )
     if name not in known:
         raise UsageError(f"{module.__name__} has no {name!r}; there is: {', '.join(known)}")
@@ -211,5 +214,6 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
     try:
         inspect.signature(target).bind(**kwargs, **extra)
     except TypeError as error:
-        raise UsageError(f"{module.__name__}.{name}: {error}; it takes {inspect.signature(target)}") from error
+        taken = ", ".join(k for k in inspect.signature(target).parameters if k not in extra)
+        raise UsageError(f"{module.__name__}.{name}: {error}; it takes {taken or 'nothing'}") from error
     return target(**kwargs, **extra)

@@ -79,7 +79,9 @@ def trained_groups(
     held = np.arange(len(store.wave))  # which clips the bank holds
     if config["data"]["bank"] == "features":
         held = np.flatnonzero(np.any([group.labels.rows for group, _ in groups.values()], axis=0))
-        store = bank_of_features(config, store, held, mesh, watch)
+        store = bank_of_features(
+            config, called([n for _, own in groups.values() for n in own]), store, held, mesh, watch
+        )
     networks = {
         name: members(config, group, folders, clips[held], held, store.units)
         for name, (group, folders) in groups.items()
@@ -105,15 +107,15 @@ def trained_groups(
     return {name: [(network, states[network.folder]) for network in own] for name, own in networks.items()}
 
 
-def bank_of_features(config, store: Store, held: np.ndarray, mesh, watch: timing.Watch) -> Frames:
+def bank_of_features(config, name: str, store: Store, held: np.ndarray, mesh, watch: timing.Watch) -> Frames:
     """The frontend's output of the clips `held`, computed once, on the devices where it fits."""
     places = train.unit_frames(config, store.wave.shape[1])
     frontend = train.frontend(config)
     system = System(None, None, lambda state, wave: {"features": frontend(wave)[:, None]})
-    with reporter("features") as report, watch.phase("features"):
+    with reporter(f"{name}: features") as report, watch.phase("features"):
 
         def on_batch(done, total):
-            report(done, total, f"features of {done} of {total} clips")
+            report(done, total, f"{name}: features of {done} of {total} clips")
 
         settings = dict(units=config["score"]["units"], mesh=mesh, progress=on_batch)
         (made,) = evaluate.embed_clips(system, [()], store, held, **settings)
@@ -174,7 +176,8 @@ def trained_states(
         )
     for network in networks:
         if warning := steplog.collapse_warning(network.folder, network.label["class"].shape[1]):
-            logging.warning("warning: %s: %s", network.folder, warning)
+            which = f" {network.folder.name}" if MEMBER in network.folder.name else ""
+            logging.warning("warning: %s%s: %s", called([network.folder]), which, warning)
     return states
 
 

@@ -52,6 +52,7 @@ def table(
         "feature": [_feature(config["frontend"], config["cut"]) for config in configs.values()],
         "network": [_name(config["backbone"]) for config in configs.values()],
         "loss": [_loss(config["head"]) for config in configs.values()],
+        "batches": [_batches(config["sampler"]) for config in configs.values()],
         "augmentation": [_ops((*config["wave_ops"], *config["feature_ops"])) for config in configs.values()],
         "train sections": [_listed(sections[machine][0]) for machine in configs],
         "test sections": [_listed(sections[machine][1]) for machine in configs],
@@ -83,6 +84,11 @@ def _feature(frontend: Mapping[str, Any], cut: Mapping[str, Any]) -> str:
 def _loss(head: Mapping[str, Any]) -> str:
     """The loss that a head is named after, or that it is given."""
     return _values(heads, head)["loss"] if _name(head) == "Linear" else _name(head)
+
+
+def _batches(sampler: Mapping[str, Any]) -> str:
+    """A sampler and its numbers, as they are in the config."""
+    return " ".join([sampler["name"], *(f"{k}={v}" for k, v in sampler.items() if k != "name")])
 
 
 def _ops(ops: Sequence[Mapping[str, Any]]) -> str:

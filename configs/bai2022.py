@@ -25,7 +25,8 @@ A try on few recordings (network and frontend are what they are; fewer steps, sm
     python -m asdjax.main --config=configs/bai2022.py:ensemble --config.data.root=FOLDER --config.data.level=rms \\
         --config.train.epochs=0 --config.train.steps=150 --config.train.batch_size=16 --config.optim.lr=1e-3
 
-The report's numbers, 2022 development set, in percent. Table 2, harmonic mean of the AUC over sections:
+The report's numbers, 2022 development set, in percent. Table 2, harmonic mean of the AUC over sections; whose AUC,
+of the official definition or another, is not told, that of our tables is official:
 
                         ToyCar  ToyTrain  bearing    fan  gearbox  slider  valve
     MFN STFT    source   89.47     69.58    66.70  75.92    66.00   89.60  93.81
@@ -321,7 +322,7 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
     )
     config.sampler = dict(
         name="domain_mixed",  # section 2.1: 'batch mixing'
-        n_target=-1,  # windows of the target domain in a batch; not stated: -1, an eighth of the batch
+        n_target=-1,  # windows of the target domain in a batch; not stated: -1, an eighth of the batch; 0: as they come
     )
     config.frontend = base["frontend"]
     config.cut = base["cut"]

@@ -15,6 +15,7 @@ SECTIONS = (["00", "01", "02", "03", "04", "05"], ["00", "01", "02"])
 MFN = dict(
     frontend=dict(name="log_mel", n_mels=128, hop=512),
     cut=dict(name="cut", width=64, hop=8),
+    sampler=dict(name="uniform"),
     wave_ops=(),
     feature_ops=(dict(name="mixup", p=1.0),),
     backbone=dict(name="MobileFaceNet", stem=64),
@@ -37,6 +38,7 @@ def test_a_plan_by_hand():
     other = changed(
         frontend=dict(name="spectrogram", win=1024, hop=512, drop_bin="last"),
         cut=dict(name="cut", width=32, hop=16),
+        sampler=dict(name="domain_mixed", n_target=2),
         feature_ops=(both,),
         head=dict(name="Linear", loss="focal", gamma=2.0),
         score=dict(scorers=scorers, selections=()),
@@ -46,6 +48,7 @@ def test_a_plan_by_hand():
         ["feature", "log_mel 128x64", "spectrogram 512x32"],
         ["network", "MobileFaceNet", "MobileFaceNet"],
         ["loss", "ArcFace", "focal"],
+        ["batches", "uniform", "domain_mixed n_target=2"],
         ["augmentation", "mixup", "fmix, mixup in turn"],
         ["train sections", "00, 01, 02, 03, 04, 05", "00"],
         ["test sections", "00, 01, 02", "-"],
@@ -64,7 +67,7 @@ def test_what_a_config_leaves_empty_or_to_defaults():
     )
     found = cells(bare, ([""], [""]))
     assert found["feature"] == "log_mel 128"
-    assert {name: cell for name, cell in found.items() if name != "feature"} == dict.fromkeys(
+    assert {name: cell for name, cell in found.items() if name not in ("feature", "batches")} == dict.fromkeys(
         ("network", "loss", "augmentation", "train sections", "test sections", "scorers"), "-"
     )
     assert cells(changed(head=dict(name="Linear")))["loss"] == "softmax"
