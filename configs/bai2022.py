@@ -44,11 +44,11 @@ Table 4, Omega (the official score of each machine), and the harmonic mean over 
     submission 2 DPT     61.91     52.33    72.31  50.42    68.16   75.59  70.53  63.1
     submission 3         72.28     59.56    63.84  66.71    81.51   66.55  85.41  69.8
 
-Ours: not run on the 2022 data set, which was not at hand. What each factor does, one at a time, to mfn_mel with ArcFace
-and mixup on all machines: official score in percent, 150 steps of 16 windows, lr 1e-3, levelled (data.level=rms), scored
-on every fourth window (cut.hop=32). Real clips: 369 of slider and valve from 2020 and 2023 (162 to learn from, 8 of them
-target), mean and deviation of three seeds; statistics without any training (configs/statistics.py) reach 75.6 on these.
-Embedded: one seed.
+Ours: not run on the 2022 data set, which was not at hand. What each factor does, one at a time, to mfn_mel with
+ArcFace and mixup on all machines: official score in percent, 150 steps of 16 windows, lr 1e-3, levelled
+(data.level=rms), scored on every fourth window (cut.hop=32). Real clips: 369 of slider and valve from 2020 and 2023
+(162 to learn from, 8 of them target), mean and deviation of three seeds; statistics without any training
+(configs/statistics.py) reach 75.6 on these. Embedded: one seed.
 
                                       real clips                              embedded
                                       LOF         cosine      log-softmax     LOF   cosine  log-softmax
