@@ -15,6 +15,8 @@ from jax import lax
 
 from asdjax.core import UsageError
 
+__all__ = ["alternate", "choose", "fmix", "mixup"]  # what configs name
+
 Op = Callable[[jax.Array, jax.Array, dict], tuple[jax.Array, dict]]
 
 

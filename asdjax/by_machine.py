@@ -40,4 +40,6 @@ def check(config: Mapping[str, Any]) -> None:
                 named = "a tuple of dicts" if expected is not Mapping else "a dict with a name"
                 raise UsageError(f"config.by_machine.{machine}.{section} is {value!r}; expected {named}")
     if config["by_machine"] and config["data"]["group_by"] == "all":
-        raise UsageError("config.by_machine needs a network for each machine: set config.data.group_by='machine'")
+        raise UsageError(
+            "config.by_machine needs networks of machines: set config.data.group_by='machine' or 'machine_section'"
+        )

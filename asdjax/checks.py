@@ -31,7 +31,7 @@ OF_CLASSES = ("log_softmax", "log_softmax_mse")  # detectors that ask for a clip
 GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
 
 
-HEARING = (  # the sections that make a system; the rest of data only makes its clips
+HEARING = (  # the sections that make a system; of data only the bank does
     "system", "data", "frontend", "cut", "wave_ops", "feature_ops", "backbone", "head", "optim", "train"
 )  # fmt: skip
 _ab = np.array(["a", "b"])
@@ -138,7 +138,11 @@ def check_selections(selections: tuple, scorers: list[str], gives_test_domain: b
     if len(set(taken)) < len(taken):
         raise UsageError(f"score.selections: expected names that differ from all others; found {', '.join(taken)}")
     for selection in selections:
-        rules = tuple(dict(selection.get("by_machine", {})).values())
+        if not isinstance(special := selection.get("by_machine") or {}, Mapping):
+            raise UsageError(
+                f"score.selections {selection['name']!r}: by_machine is {special!r}; expected {{machine: ...}}"
+            )
+        rules = tuple(special.values())
         check_specs(f"selections {selection['name']!r} by_machine", rules, {"source", "target"})
         choices = [selection, *rules]
         if not gives_test_domain and any(choice["source"] != choice["target"] for choice in choices):
@@ -170,6 +174,8 @@ def check_groups(groups: Iterable[learn.Group], samples: int, score: Mapping[str
             check_asked(scorers, said(json.dumps({k: group.config[k] for k in HEARING}, sort_keys=True), samples))
         except UsageError as error:
             raise UsageError(f"{group.name}: {error}") from error
+        except (TypeError, ValueError) as error:  # of a value that a part takes, but cannot work with
+            raise UsageError(f"{group.name}: the parts of the config do not fit together: {error}") from error
         classifying = [spec["name"] for spec in scorers if spec["detector"]["name"] in OF_CLASSES]
         if classifying and not group.labels.own_classes[group.rows].any(1).all():
             raise UsageError(f"scorer {classifying[0]!r} of {group.name}: {outputs.NO_CLASS}")

@@ -197,12 +197,12 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
         return value
 
     if not isinstance(spec, Mapping) or "name" not in spec:
-        raise UsageError(f"found {spec!r} for something of {module.__name__}, expected a dict with a 'name'")
+        raise UsageError(f"{module.__name__}: found {spec!r}, expected a dict with a 'name'")
     kwargs = {k: nested(v) for k, v in spec.items() if k != "name"}
     name = spec["name"]
     known = sorted(
         k
-        for k, v in vars(module).items()
+        for k, v in {k: getattr(module, k) for k in getattr(module, "__all__", vars(module))}.items()
         if callable(v)
         and not k.startswith("_")
         and getattr(v, "__module__", "").startswith(module.__name__)
@@ -214,6 +214,6 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
     try:
         inspect.signature(target).bind(**kwargs, **extra)
     except TypeError as error:
-        taken = ", ".join(k for k in inspect.signature(target).parameters if k not in extra)
+        taken = ", ".join(k for k in inspect.signature(target).parameters if k not in (*extra, "parent", "name"))
         raise UsageError(f"{module.__name__}.{name}: {error}; it takes {taken or 'nothing'}") from error
     return target(**kwargs, **extra)

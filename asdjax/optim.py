@@ -6,6 +6,8 @@ import optax
 
 from asdjax.core import UsageError
 
+__all__ = ["adam", "adamw", "sgd"]  # what configs name
+
 
 def learning_rate(steps: int, lr: float, schedule: str, end: float, warmup: int) -> optax.Schedule:
     """Learning rate by step: linear from 0 over `warmup` steps, then as `schedule` says.

@@ -88,7 +88,8 @@ def _loss(head: Mapping[str, Any]) -> str:
 
 def _batches(sampler: Mapping[str, Any]) -> str:
     """A sampler and its numbers, as they are in the config."""
-    return " ".join([sampler["name"], *(f"{k}={v}" for k, v in sampler.items() if k != "name")])
+    numbers = (f"{k}={'1/8' if (k, v) == ('n_target', -1) else v}" for k, v in sampler.items() if k != "name")
+    return " ".join([sampler["name"], *numbers])
 
 
 def _ops(ops: Sequence[Mapping[str, Any]]) -> str:

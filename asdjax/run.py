@@ -66,8 +66,9 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         clips, store, level = parallel.in_turn(lambda: load(config["data"]))
         groups = list(labelled_groups(config, clips))
         checks.check_groups(groups, store.wave.shape[1], config["score"])
-        if absent := sorted(set(config["by_machine"]) - set(clips.machine.tolist())):
-            logging.info("config.by_machine: there are no clips of %s", ", ".join(absent))
+        named = set(config["by_machine"]).union(*(s.get("by_machine", ()) for s in config["score"]["selections"]))
+        if absent := sorted(named - set(clips.machine.tolist())):
+            logging.info("config.by_machine and selections: there are no clips of %s", ", ".join(absent))
         rundir.claim(workdir, config, clips, store.gain, level)
         store = feed.on_devices(store, config["data"]["resident"], mesh, "clips")
     if (config["by_machine"] or config["score"]["selections"]) and groups[0].machine and parallel.is_first():
@@ -133,7 +134,7 @@ def with_joined(scores: scoretable.Scores, settings: Mapping[str, Any]) -> score
     for selection in settings["selections"]:
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
     for rule in settings["fusions"]:
-        rule = {**rule, "scorers": rule["scorers"] or single}  # never of selections and fusions
+        rule = {**rule, "scorers": rule["scorers"] or single}  # (): of no selection or fusion
         scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
     return scoretable.concatenate([scores, scoretable.ensemble(scores)])
 

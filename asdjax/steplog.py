@@ -9,6 +9,8 @@ import numpy as np
 
 from asdjax.core import InputError
 
+ENOUGH = 50  # steps before which no collapse is told
+
 
 class Diverged(InputError):
     """The loss is not finite."""
@@ -26,9 +28,6 @@ def cut(path: Path, start: int) -> Path:
                 continue
         path.write_text("".join(line + "\n" for line in kept))
     return path
-
-
-ENOUGH = 50  # steps
 
 
 def write(log, metrics: dict[str, np.ndarray], step: int, seconds: float) -> None:
@@ -56,19 +55,22 @@ def collapse_warning(folder: Path, n_classes: int) -> str:
     """A sentence where the last steps show a collapsed network, as margin heads can end; '' where they do not.
 
     Nothing is said of fewer than ENOUGH steps, after which no network is more than a trial. Where BatchNorm makes the
-    embeddings, as in MobileFaceNet, their cosine cannot be near 1: there the accuracy tells.
+    embeddings, as in MobileFaceNet, their cosine is hardly ever near 1: there the accuracy tells.
     """
     log = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    if len(lines) < ENOUGH or not {"embedding_cosine", "accuracy"} <= lines[0].keys():
+    lines = log.read_text().splitlines() if log.exists() else []
+    if len(lines) < ENOUGH:
         return ""
-    lines = lines[-20:]
+    lines = list(map(json.loads, lines[-20:]))
+    if not {"embedding_cosine", "accuracy"} <= lines[0].keys():
+        return ""
     cosine = float(np.mean([line["embedding_cosine"] for line in lines]))
     hit = float(np.mean([line["accuracy"] for line in lines]))
     if cosine > 0.99 or hit <= 1 / n_classes + 0.1 * (1 - 1 / n_classes):
-        found = f"mean cosine between embeddings {cosine:.3f}" if cosine > 0.99 else f"class accuracy {hit:.2f}"
+        found = f"class accuracy {hit:.2f} ({n_classes} classes; of batches as they are trained on, mixed or not)"
+        found = f"mean cosine between embeddings {cosine:.3f}" if cosine > 0.99 else found
         return (
-            f"the network may have collapsed: over the last {len(lines)} steps {found} ({n_classes} classes; batches "
-            "as they are trained on, mixed where they are). Train longer; if the head has a margin, lower it"
+            f"the network may have collapsed: over the last {len(lines)} steps {found}. Train longer; if the head has "
+            "a margin, lower it"
         )
     return ""

@@ -29,7 +29,7 @@ def uniform(clips: Clips | None, rows: np.ndarray, *, batch_size: int, units: in
     """Every clip once per epoch, in an order drawn anew for each; batches run on across the end of an epoch.
 
     Args:
-        clips: the N clips of the store; their domains do not matter here.
+        clips: not looked at; all samplers get them.
         rows: (N,) bool, the clips that the network learns from.
         batch_size: clips, or units, per batch.
         units: rows of the store per clip; more than 1 where it holds features, each unit then comes once per epoch.

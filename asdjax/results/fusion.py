@@ -103,8 +103,8 @@ def check(rules: Sequence[Mapping], names: Sequence[str]) -> None:
             odd = [name for name in rule["scorers"] if name not in names]
             found = f"no scorer {odd[0]!r}" if odd else f"how is {rule['how']!r}"
             raise UsageError(
-                f"score.fusions {rule['name']!r}: {found}; expected {' or '.join(RULES)} of some or () for all of "
-                f"{', '.join(names)}"
+                f"score.fusions {rule['name']!r}: {found}; expected {' or '.join(RULES)} of some of "
+                f"{', '.join(names)}, or () for all scorers of the config"
             )
     taken = [*names, *BESIDE, *(rule["name"] for rule in rules)]
     if len(set(taken)) < len(taken):
