@@ -196,7 +196,7 @@ def build(module: ModuleType, spec: Mapping[str, Any], **extra: Any) -> Any:
             return tuple(nested(v) for v in value)
         return value
 
-    if not isinstance(spec, Mapping) or "name" not in spec:
+    if not hasattr(spec, "items") or "name" not in spec:  # a ConfigDict is no Mapping
         raise UsageError(f"{module.__name__}: found {spec!r}, expected a dict with a 'name'")
     kwargs = {k: nested(v) for k, v in spec.items() if k != "name"}
     name = spec["name"]
