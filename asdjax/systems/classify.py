@@ -33,9 +33,7 @@ def classify(parts: Parts, *, standardise: str = "none") -> System:
         x = sample["features"] if "features" in sample else parts.frontend(sample["wave"])
         # a bin that never changes (beyond the band of the recording, say) must not divide by zero
         data = {"mean": x.mean((0, 1)), "std": jnp.maximum(x.std((0, 1)), 1e-3)} if standardise == "bins" else {}
-        one = {k: v[:1] for k, v in sample["label"].items()}
-        first = {k: v[:1] for k, v in sample.items() if k != "label"}
-        unit, _ = training_units(parts._replace(wave_ops=()), {}, {**first, "label": one}, iter([key]))
+        unit, one = first_unit(parts, sample, key)
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", "head", "dropout"))}
         body = dict(backbone.init(keys, unit, train=False))
         embedding = backbone.apply(body, unit, train=False)
@@ -110,6 +108,12 @@ def training_units(parts: Parts, data: dict, batch: Batch, keys: Iterator[jax.Ar
     if parts.cut.at == "wave":
         return standard(data, parts.frontend(parts.cut.draw(next(keys), x))), label
     return parts.cut.draw(next(keys), standard(data, parts.frontend(x))), label
+
+
+def first_unit(parts: Parts, sample: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+    """A unit (1, w, F) of the sample's first clip, without any ops, and its label: what a network is made by."""
+    first = jax.tree.map(lambda v: v[:1], sample)
+    return training_units(parts._replace(wave_ops=()), {}, first, iter([key]))
 
 
 def augmented(

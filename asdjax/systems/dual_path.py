@@ -11,7 +11,7 @@ from jax import lax
 
 from asdjax.core import Batch, Parts, System, TrainState, UsageError
 from asdjax.models import DualPathTransformer
-from asdjax.systems.classify import accuracy, augmented, mean_cosine, training_units
+from asdjax.systems.classify import accuracy, augmented, first_unit, mean_cosine
 from asdjax.systems.updates import next_state
 
 MASKED = float(np.finfo(np.float64).eps)  # what the released code multiplies by in place of 0
@@ -56,9 +56,7 @@ def dual_path(
     cut, backbone, head = parts.cut, parts.backbone, parts.head
 
     def init(key: jax.Array, sample: Batch) -> TrainState:
-        one = {k: v[:1] for k, v in sample["label"].items()}
-        first = {k: v[:1] for k, v in sample.items() if k != "label"}
-        unit, _ = training_units(parts._replace(wave_ops=()), {}, {**first, "label": one}, iter([key]))
+        unit, one = first_unit(parts, sample, key)
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("params", "head"))}
         (embedding, *_), body = backbone.init_with_output(keys, unit, train=False)
         body, top = dict(body), dict(head.init(keys, embedding, one, train=False))
