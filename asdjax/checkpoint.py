@@ -6,6 +6,7 @@ saves and restores: a checkpoint knows nothing of processes and devices, and nee
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -25,6 +26,11 @@ def content_hash(tree: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def network_hash(params: Any, stats: Any) -> str:
+    """`content_hash` of what makes a network, without step and optimizer."""
+    return content_hash({"params": params, "stats": stats})
 
 
 def manager(folder: Path, *, keep: int = 2):
@@ -52,7 +58,7 @@ def save(checkpoints, state: TrainState) -> None:
     step = int(state.step)
     if step in checkpoints.all_steps():
         return
-    meta = {"hash": content_hash(state)}
+    meta = {"hash": content_hash(state), "network": network_hash(state.params, state.stats)}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     checkpoints.save(step, args=args, force=True)
     checkpoints.wait_until_finished()
@@ -96,6 +102,33 @@ def restore(checkpoints, like: TrainState, *, newest: int | None = None) -> Trai
         said = "; ".join(f"step {step}: {reason}" for step, reason in failures.items())
         raise InputError(f"{checkpoints.directory}: no usable checkpoint; {said}. Delete the folder to start over")
     return None
+
+
+def network(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Step, params and stats of the newest sound checkpoint, whatever network it is of; nothing is deleted.
+
+    Args:
+        folder: of checkpoints, another run's.
+
+    Raises:
+        InputError: there is none; the message says why for each.
+    """
+    import orbax.checkpoint as ocp
+
+    failures = {}
+    with contextlib.closing(manager(folder)) as checkpoints:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+        for step in sorted(checkpoints.all_steps(), reverse=True):
+            try:
+                found = checkpoints.restore(step, args=args)
+                params, stats = found["state"]["params"], found["state"]["stats"]
+                if network_hash(params, stats) != found["meta"].get("network"):
+                    raise ValueError("its content is not what was saved (hash differs), or an older version saved it")
+                return step, params, stats
+            except Exception as error:  # see restore
+                failures[step] = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    said = "; ".join(f"step {step}: {reason}" for step, reason in failures.items())
+    raise InputError(f"{folder}: no usable checkpoint{f'; {said}' if said else ''}")
 
 
 def restore_all(managers: list, likes: list[TrainState]) -> list[TrainState] | None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax import augment, by_machine, detectors, learn, scoretable, train
+from asdjax import augment, by_machine, detectors, learn, parallel, scoretable, train, transfer
 from asdjax.core import Clips, UsageError, build
 from asdjax.data import dcase
 from asdjax.data import labels as classes
@@ -19,13 +19,16 @@ from asdjax.detectors import outputs
 from asdjax.results import fusion
 
 KEYS = {
-    "": "backbone by_machine cut data feature_ops frontend head optim sampler score seed system train wave_ops",
+    "": (
+        "backbone by_machine cut data feature_ops frontend head init_from optim sampler score seed system train "
+        "wave_ops"
+    ),
     "data": (
         "root year train_on test_on ground_truth group_by label level sample_rate resample channel seconds length "
         "cache resident bank"
     ),
     "train": "steps epochs batch_size chunk checkpoint_every members groups",
-    "score": "units scorers selections fusions training_free",
+    "score": "units scorers selections fusions training_free tsne",
 }
 OF_CLASSES = ("log_softmax", "log_softmax_mse")  # detectors that ask for a clip's own classes
 GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
@@ -43,6 +46,8 @@ def check(config: Mapping[str, Any]) -> None:
     check_keys(config)
     check_values(config)
     by_machine.check(config)
+    if config["init_from"] and parallel.is_first():
+        transfer.source(config["init_from"])
     gives_test_domain, score = dcase.year_of(config["data"]["year"]).gives_test_domain, config["score"]
     names = []
     for machine, own in by_machine.configs(config).items():
@@ -83,6 +88,8 @@ def check_values(config: Mapping[str, Any]) -> None:
             raise UsageError(f"config.{section}.{name} is {config[section][name]!r}; there is: {', '.join(known)}")
     if config["seed"] < 0:
         raise UsageError(f"config.seed is {config['seed']}; it must be at least 0")
+    if config["score"]["tsne"] < 0:
+        raise UsageError(f"config.score.tsne is {config['score']['tsne']}; expected a number of clips, 0 for no picture")
     trained = config["train"]
     for name, least in (("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1), ("members", 1)):
         if trained[name] < least:
@@ -190,6 +197,7 @@ def check_groups(groups: Iterable[learn.Group], samples: int, score: Mapping[str
     for rule in score["fusions"]:
         if lacking := set(rule["scorers"]) - named:
             raise UsageError(f"score.fusions {rule['name']!r}: no machine has {', '.join(sorted(lacking))}")
+        named.add(rule["name"])
 
 
 def check_asked(scorers: tuple, known: tuple[str, ...]) -> None:

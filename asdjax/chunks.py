@@ -123,6 +123,8 @@ def unstack(states: TrainState, likes: list[TrainState]) -> list[TrainState]:
 
 def label_table(labels: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Labellings of the same N clips, dicts of (N, ...) -> one of (G * N, ...), padded with zeros: no such class."""
+    if len(labels) == 1:  # as it is: it may be too large to be an array
+        return labels[0]
     shapes = padded_shapes(labels)
     if shapes is None:
         raise UsageError("networks with labels of different kinds cannot be trained together")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from asdjax import metrics
@@ -25,8 +25,9 @@ def print_published(
     """Prints a run's numbers beside the published ones of the same test clips: means, AUCs and scores by machine.
 
     The means only where the run is of exactly that year's machines and sections, else only the machines that it has
-    whole; nothing where nothing is published. All of the given scorers are shown, and all systems. Names alone do not
-    tell whether the recordings are the challenge's: a line says where their number does not fit.
+    whole; nothing where nothing is published. Where a report reads AUC in its own way, the run's AUC of that reading
+    stands beside it. All of the given scorers are shown, and all systems. Names alone do not tell whether the
+    recordings are the challenge's: a line says where their number does not fit.
 
     Args:
         rows: those of results.csv.
@@ -39,19 +40,13 @@ def print_published(
     if not machines or not theirs:
         return
     console, own = console or console_of(_WIDTH), _own(rows, year, part, machines)
-    title, score = f"published, DCASE {year} {part}", published.score_name(year)
-    shown, cells = list(machines), []
+    title, shown, cells = f"published, DCASE {year} {part}", list(machines), []
     if published.comparable(rows, year, part):
         columns = published.columns(year, theirs)
         cells += _side_by_side(console, f"{title}: means over machines, in %", own, theirs, {"": columns}, year, {})
         shown += ["all"]
-    by_machine = {score: {"": {name: (name, "", score) for name in shown}}}
-    if str(year) != "2020":
-        of_domain = {domain: {name: (name, domain, "AUC") for name in shown} for domain in metrics.DOMAINS}
-        by_machine = {"AUC": of_domain, **by_machine}
-    for name, lines in by_machine.items():
-        some = [system for system in theirs if _has_machine(system, lines, list(machines), year)]
-        cells += _side_by_side(console, f"{title}: {name} of each machine, in %", own, some, lines, year, {})
+    for name, lines, some in _by_machine(theirs, shown, year):
+        cells += _side_by_side(console, f"{title}: {name}, in %", own, some, lines, year, {})
     if cells:
         legend = [text for mark, text in _LEGEND.items() if any(mark in cell for cell in cells)]
         if str(year) in CLIPS_OF_SECTION:
@@ -96,6 +91,22 @@ def _own(rows: Sequence[Result], year: int | str, part: str, machines: Mapping) 
         of.setdefault(row.scorer, []).append(row)
     whole = {scorer for scorer, own in of.items() if published.complete(own, year, part) == list(machines)}
     return published.own_systems((r for r in rows if r.machine != "all" or r.scorer in whole), year, machines)
+
+
+def _by_machine(
+    theirs: Sequence[published.System], shown: Sequence[str], year: int | str
+) -> Iterator[tuple[str, dict[str, dict[str, tuple[str, str, str]]], list[published.System]]]:
+    """(name, lines, published systems) of the tables with a column for each of `shown`, machines and 'all'."""
+    as_read = ("AUC same-domain", "pAUC") if published.has_same_domain(theirs) else ()
+    for metric in (*("AUC",) * (str(year) != "2020"), *as_read, published.score_name(year)):
+        domains = metrics.DOMAINS if metric.startswith("AUC") else ("",)
+        lines = {domain: {name: (name, domain, metric) for name in shown} for domain in domains}
+        reading = f" ({published.READINGS[metric]})" if metric in published.READINGS else ""
+        if metric in as_read:  # no stand-ins: a table of one reading
+            some = [system for system in theirs if published.has_all(system, domains, metric, year)]
+        else:
+            some = [system for system in theirs if _has_machine(system, lines, set(shown) - {"all"}, year)]
+        yield f"{metric} of each machine{reading}", lines, some
 
 
 def _has_machine(

@@ -26,7 +26,8 @@ class Linear(nn.Module):
 
     Attributes:
         n_classes: C.
-        loss: 'softmax', the cross-entropy, or 'focal', which weighs sure examples less (Lin et al. 2017).
+        loss: 'softmax', the cross-entropy; 'focal', which weighs sure examples less (Lin et al. 2017); or 'bce', that
+            of a sigmoid for each class, for labels of any number of classes, see losses.bce.
         gamma: of 'focal', see losses.focal.
         kernel_init: of the weights, 'lecun_normal' (Flax) or 'glorot_uniform' (Keras).
     """
@@ -39,15 +40,18 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, embedding: jax.Array, label: dict | None, train: bool) -> tuple[jax.Array, jax.Array]:
         """embedding (B, D), label['class'] (B, C) -> loss (B,), logits (B, C)."""
-        if self.loss not in ("softmax", "focal"):
-            raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax, focal")
+        if self.loss not in ("softmax", "focal", "bce"):
+            raise UsageError(f"Linear: loss is {self.loss!r}; there is: softmax, focal, bce")
         if self.kernel_init not in ("lecun_normal", "glorot_uniform"):
             raise UsageError(f"Linear: kernel_init is {self.kernel_init!r}; there is: lecun_normal, glorot_uniform")
         init = getattr(nn.initializers, self.kernel_init)()
         logits = nn.Dense(self.n_classes, precision=FULL, kernel_init=init)(losses.full_precision(embedding))
-        logits = of_known_classes(self, logits)
+        known = known_classes(self, self.n_classes)
+        logits, label = jnp.where(known > 0, logits, NEVER), class_label(label, logits)
+        if self.loss == "bce":
+            return losses.bce(logits, label, known=known), logits
         loss = losses.softmax if self.loss == "softmax" else partial(losses.focal, gamma=self.gamma)
-        return loss(logits, class_label(label, logits)), logits
+        return loss(logits, label), logits
 
 
 class ArcFace(nn.Module):
@@ -77,7 +81,7 @@ class ArcFace(nn.Module):
         cosine = jnp.matmul(unit(embedding), unit(losses.full_precision(weight)).T, precision=FULL)
         every = jnp.ones_like(cosine)  # any class may be a target
         turned = losses.arcface(cosine, every, s=self.s, margin=self.margin, mode=self.mode, gradient=self.gradient)
-        logits = of_known_classes(self, self.s * cosine)
+        logits = jnp.where(known_classes(self, self.n_classes) > 0, self.s * cosine, NEVER)
         return losses.margin_softmax(logits, turned, class_label(label, logits)), logits
 
 
@@ -86,15 +90,15 @@ def unit(x: jax.Array) -> jax.Array:
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
 
 
-def of_known_classes(head: nn.Module, logits: jax.Array) -> jax.Array:
-    """Logits (B, C) with NEVER for classes that only pad a smaller head to the size of others (see chunks.stack).
+def known_classes(head: nn.Module, n_classes: int) -> jax.Array:
+    """(C,), 1 for each class, 0 for those that only pad a smaller head to the size of others (see chunks.stack).
 
     The variable that tells them apart is 1 for each class at the start, and padding fills with zeros.
     """
-    every = jnp.ones(logits.shape[-1:])
+    every = jnp.ones(n_classes)
     if head.is_initializing():
         head.put_variable("classes", "known", every)
-    return jnp.where(head.get_variable("classes", "known", every) > 0, logits, NEVER)
+    return head.get_variable("classes", "known", every)
 
 
 def class_label(label: dict | None, logits: jax.Array) -> jax.Array:

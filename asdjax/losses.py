@@ -57,6 +57,27 @@ def focal(logits: jax.Array, label: jax.Array, *, gamma: float = 2.0) -> jax.Arr
     return jnp.sum(full_precision(label) * each, axis=-1)
 
 
+def bce(logits: jax.Array, label: jax.Array, *, known: jax.Array | None = None) -> jax.Array:
+    """Cross-entropy of a sigmoid for each class, mean_c of -y_c log p_c - (1 - y_c) log(1 - p_c) (Zeng 2023, eq. 1).
+
+    The report prints a plus before its second term, which would reward being wrong: a slip. The mean over classes is
+    that of PANNs (Kong et al. 2020). Affine in the label, so that mixed labels give mixed losses while both are labels.
+
+    Args:
+        logits: (B, C).
+        label: (B, C), from 0 to 1, any number of them 1.
+        known: (C,), 0 for classes that the mean is to leave out, else 1. None: all are known.
+
+    Returns:
+        (B,).
+    """
+    logits, y = full_precision(logits), full_precision(label)
+    # both terms by themselves: softplus(x) - y x would lose the digits of large logits
+    each = y * jax.nn.softplus(-logits) + (1 - y) * jax.nn.softplus(logits)
+    known = jnp.ones(logits.shape[-1:], logits.dtype) if known is None else known.astype(logits.dtype)
+    return jnp.where((y > 0).any(-1), jnp.sum(known * each, axis=-1) / known.sum(), 0)
+
+
 def arcface(
     cosine: jax.Array,
     onehot: jax.Array,

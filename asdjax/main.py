@@ -92,10 +92,16 @@ def main(argv: list[str]) -> int:
             signal.signal(signal.SIGTERM, on_sigterm)  # once more: JAX has taken it to itself
             if not parallel.is_first():  # they all would say the same
                 logging.getLogger().setLevel(logging.WARNING)
-        from asdjax import run
+        from asdjax import ensemble, run, tagging
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.run(_CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir())
+        config, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
+        if "ensemble" in config:
+            ensemble.run(config, workdir)
+        elif config["data"]["year"] == tagging.YEAR:
+            tagging.run(config, workdir)
+        else:
+            run.run(config, workdir)
         parallel.leave()
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

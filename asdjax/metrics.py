@@ -87,6 +87,27 @@ def pauc(is_anomaly: np.ndarray, score: np.ndarray, *, max_fpr: float = 0.1) -> 
     return float(_areas("pAUC", anomaly, score, np.ones((1, len(score))), max_fpr=max_fpr)[0])
 
 
+def average_precision(is_positive: np.ndarray, score: np.ndarray) -> float:
+    """Average precision: the precision at each distinct score, weighted by the recall that it adds.
+
+    Args:
+        is_positive: (M,) 0 or 1.
+        score: (M,), higher = more likely positive.
+
+    Returns:
+        the precision, not interpolated; NaN when no clip is positive.
+
+    Raises:
+        InputError: NaN scores, labels other than 0 and 1, or different lengths.
+    """
+    positive, score = _checked(is_positive, score, "average precision")
+    order = np.argsort(-score, kind="stable")
+    ends = _ends(score[order])
+    hits, said = np.cumsum(positive[order])[ends], np.flatnonzero(ends) + 1
+    with np.errstate(invalid="ignore"):
+        return float(np.sum(np.diff(hits, prepend=0) * (hits / said)) / np.float64(positive.sum()))
+
+
 def harmonic_mean(values: np.ndarray) -> np.ndarray | float:
     """Harmonic mean over the first axis, values floored at the float64 epsilon as the evaluators do."""
     values = np.asarray(values, np.float64)
@@ -141,20 +162,25 @@ def official(
     return rows + means + _official_score(rule, "all", table, rows, n_bootstrap, year), notes
 
 
-def _checked(is_anomaly: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(is_anomaly: np.ndarray, score: np.ndarray, metric: str = "AUC") -> tuple[np.ndarray, np.ndarray]:
     is_anomaly, score = np.asarray(is_anomaly), np.asarray(score, np.float64)
     if is_anomaly.shape != score.shape or not np.isin(is_anomaly, (0, 1)).all() or np.isnan(score).any():
         raise InputError(
-            f"AUC: found {is_anomaly.shape} labels with values {np.unique(is_anomaly)[:5]} and {score.shape} scores, "
-            f"{np.isnan(score).sum()} of them NaN; expected as many labels, 0 or 1, as scores, and no NaN"
+            f"{metric}: found {is_anomaly.shape} labels with values {np.unique(is_anomaly)[:5]} and {score.shape} "
+            f"scores, {np.isnan(score).sum()} of them NaN; expected as many labels, 0 or 1, as scores, and no NaN"
         )
     return is_anomaly == 1, score
+
+
+def _ends(score: np.ndarray) -> np.ndarray:
+    """(M,) bool, the last of each value among sorted scores: ties are one threshold."""
+    return np.append(score[1:] != score[:-1], True)[: len(score)]
 
 
 def _areas(metric: str, anomaly: np.ndarray, score: np.ndarray, weight: np.ndarray, max_fpr: float = 0.1) -> np.ndarray:
     """AUC or pAUC (S,) of clips that count weight (S, M) times each; in blocks of rows that stay in cache."""
     order = np.argsort(-score, kind="stable")
-    ends = np.append(score[order][1:] != score[order][:-1], True)[: len(score)]  # ties share one vertex
+    ends = _ends(score[order])
     limit = max_fpr if metric == "pAUC" else 1.0
     blocks = np.array_split(weight, max(1, weight.size >> 17))
     area = np.concatenate([_area(anomaly[order], block[:, order], ends, limit) for block in blocks])

@@ -21,6 +21,7 @@ from asdjax import (
     learn,
     outcome,
     parallel,
+    pictures,
     plan,
     results,
     rundir,
@@ -82,7 +83,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     with watch.phase("report"):
         rows, notes = outcome.write(workdir, scores, config["data"]["year"])
         if parallel.is_first():
-            say(rows, config, clips)
+            say(rows, config, clips.machine[clips.is_test])
     for note in notes:
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
@@ -100,11 +101,22 @@ def scores_of_groups(
         for group, networks in learn.learnt(some[0].config, workdir, some, clips, store, mesh, watch):
             rows = group.rows
             for member, (folder, e) in enumerate(networks):
+                if member == 0 and config["score"]["tsne"] and parallel.is_first():
+                    with watch.phase("pictures"):
+                        draw(folder / "embeddings" / "tsne.png", e, clips[rows], group.name, config["score"]["tsne"])
                 e["own_classes"] = group.labels.own_classes[rows]
                 with watch.phase("score"):
                     for name, scores in evaluate.score_group(clips[rows], e, level[rows], scorers, folder, fused=fused):
                         if name != scoretable.RMS or member == 0:  # loudness has no members
                             yield scoretable.of_clips(name, member, clips[rows], scores)
+
+
+def draw(file: Path, e: Mapping[str, np.ndarray], clips: Clips, name: str, most: int) -> None:
+    """The picture of a group's embeddings, each clip's the mean over its units; says where there is none."""
+    if "embedding" not in e:
+        logging.info("%s: no picture of embeddings, the system gives none", name)
+    elif said := pictures.tsne(file, e["embedding"].mean(1), clips, most=most, title=f"{name}, t-SNE of embeddings"):
+        logging.info("%s: %s", name, said)
 
 
 def alike(groups: list[learn.Group]) -> list[list[learn.Group]]:
@@ -130,7 +142,7 @@ def sections_of(clips: Clips) -> dict[str, tuple[list[str], list[str]]]:
 
 def with_joined(scores: scoretable.Scores, settings: Mapping[str, Any]) -> scoretable.Scores:
     """The scores and those that are made of them: selections, fusions, ensembles."""
-    single = [name for name, _ in scoretable.systems(scores)]
+    single = [name for name, _ in scoretable.systems(scores) if name not in scoretable.BESIDE]
     for selection in settings["selections"]:
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
     for rule in settings["fusions"]:
@@ -149,14 +161,16 @@ def with_training_free(scores, clips: Clips, store: Store, level: np.ndarray, sa
     return scoretable.concatenate([scores, beside])
 
 
-def say(rows: list[results.Result], config: Mapping[str, Any], clips: Clips) -> None:
-    """Prints the tables: in detail the fusions where there are some, since they are made of all the rest."""
+def say(rows: list[results.Result], config: Mapping[str, Any], machines: np.ndarray) -> None:
+    """Prints the tables: in detail the fusions where there are some, since they are made of all the rest.
+
+    `machines` are those of the test clips, one each.
+    """
     year, detail = config["data"]["year"], [rule["name"] for rule in config["score"]["fusions"]]
     tables.print_tables(rows, year, detail=detail)
     if config["data"]["root"]:  # the embedded machines only share their names with those of the challenge
         shown = [row for row in rows if not detail or row.scorer in detail]
-        counts = Counter(clips.machine[clips.is_test].tolist())
-        comparison.print_published(shown, year, config["data"]["test_on"], counts)
+        comparison.print_published(shown, year, config["data"]["test_on"], Counter(machines.tolist()))
 
 
 def labelled_groups(config: Mapping[str, Any], clips: Clips) -> Iterator[learn.Group]:

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -44,18 +44,27 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.ndarray) -> None:
+    """`claim_files` of the clips; their levels change where the sound does."""
+    columns = zip(clips.machine, clips.split, scoretable.file_names(clips), strict=True)
+    claim_files(workdir, config, ["/".join(column) for column in columns], *sound)
+
+
+def claim_files(workdir: Path, config: Mapping[str, Any], names: Sequence[str], *arrays: np.ndarray) -> None:
     """Writes config.json, data.json and environment.json; only now, so that a mistyped folder of data claims nothing.
 
+    Args:
+        workdir: the run's folder.
+        config: of the run.
+        names: of the recordings.
+        *arrays: what else must be the same whenever the run goes on.
+
     Raises:
-        UsageError: the recordings are not those that the run in this folder began with.
+        UsageError: names or arrays are not those that the run in this folder began with.
     """
-    names = "\n".join(
-        f"{m}/{s}/{name}" for m, s, name in zip(clips.machine, clips.split, scoretable.file_names(clips), strict=True)
-    )
-    digest = hashlib.blake2b(names.encode(), digest_size=16)
-    for array in sound:  # levels change where the sound does
+    digest = hashlib.blake2b("\n".join(names).encode(), digest_size=16)
+    for array in arrays:
         digest.update(array.tobytes())
-    data = {"clips": len(clips), "hash": digest.hexdigest()}
+    data = {"clips": len(names), "hash": digest.hexdigest()}
     file = workdir / "data.json"
     if file.exists():
         try:
@@ -64,7 +73,7 @@ def claim(workdir: Path, config: Mapping[str, Any], clips: Clips, *sound: np.nda
             raise InputError(f"{file}: not written by this program ({error}); delete the folder") from error
         if old != data:
             raise UsageError(
-                f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(clips)}); "
+                f"{workdir} began with other recordings ({old.get('clips')} clips, now {len(names)}); "
                 "take another --workdir or delete it"
             )
         return

@@ -147,6 +147,7 @@ def train(
     checkpoint_every: int,
     mesh: Mesh,
     lowering: str = "",
+    start_from: Callable[[TrainState], TrainState] | None = None,
     progress=None,
     watch: timing.Watch | None = None,
 ) -> list[TrainState]:
@@ -161,6 +162,7 @@ def train(
         checkpoint_every: steps between checkpoints (at chunk borders; the last step always has one).
         mesh: the devices.
         lowering: how the networks share the devices, see chunks.make_chunk; '': chunks.lowering.
+        start_from: what becomes of initial states, of numpy arrays, where there are no checkpoints; see transfer.
         progress: called as progress(step, steps, metrics, clips_per_s) for each chunk; metrics are means over networks.
         watch: gets the seconds of each phase.
 
@@ -193,10 +195,15 @@ def train(
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start and system.update:
             logging.info("%s: resumed at step %d of %d", networks[0].folder, start, stop)
+
+        def begun() -> list[TrainState]:
+            states = initial(networks, store, mesh)
+            return [start_from(state) for state in states] if start_from else list(states)
+
         if system.update is None or start == stop:
             if parallel.anyone(bool(terminated)):
                 raise Preempted(f"stopped by {by(terminated)}; the same command resumes")
-            return found or list(initial(networks, store, mesh))
+            return found or begun()
         logs = [
             cleanup.enter_context(open(steplog.cut(network.folder / "metrics.jsonl", start), "a", buffering=1))
             for network in first
@@ -210,7 +217,7 @@ def train(
         held, padded = split if how == "shard" else whole, chunks.padded_shapes(likes)
         of_all = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(likes), *x.shape), x.dtype, sharding=held), padded)
         side = cleanup.enter_context(futures.ThreadPoolExecutor(1))  # the two programs are compiled side by side
-        begin = side.submit(lambda: found or list(initial(networks, store, mesh)))
+        begin = side.submit(lambda: found or begun())
         seeds = parallel.put(np.array([network.seed for network in networks], np.uint32), held)
         table, offsets = labels_of(networks)
         store = store._replace(label=parallel.put(table, whole) if feed.is_resident(store) else table)

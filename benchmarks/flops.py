@@ -9,21 +9,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
+from asdjax.models import panns
+
 
 def forward_flops(backbone: nn.Module, frames: int, bins: int) -> int:
     """2 x the multiply-adds of the convolutions and products for one unit; a training step takes 3 x this.
 
-    Every place of a layer's output costs its whole kernel, be it dense, depthwise or pointwise. To these come the
-    products of two maps, as in attention.
+    They are those of our formulation, which may have fewer than a layer-by-layer one: see panns.averaged, and the last
+    block of vit.ViT. Every place of a layer's output costs its whole kernel, be it dense, depthwise or pointwise. To
+    these come the products of two maps, as in attention.
 
     Args:
         backbone: a network whose layers with a 'kernel' are such.
         frames, bins: L and F of its input.
     """
-    x = jnp.zeros((1, frames, bins))
+    x, layers = jnp.zeros((1, frames, bins)), {}
+
+    def note(module: nn.Module, method: str) -> bool:
+        layers[module.path] = module
+        return method == "__call__"
 
     def run():
-        return backbone.init_with_output(jax.random.key(0), x, train=False, capture_intermediates=True, mutable=True)
+        return backbone.init_with_output(jax.random.key(0), x, train=False, capture_intermediates=note, mutable=True)
 
     _, variables = jax.eval_shape(run)
     seen, total = variables.pop("intermediates"), 0
@@ -34,9 +41,16 @@ def forward_flops(backbone: nn.Module, frames: int, bins: int) -> int:
             for key in modules:
                 module = module[key]
             out = module["__call__"][0].shape
-            total += 2 * math.prod(out[:-1]) * leaf.size
+            total += 2 * math.prod(out[:-1]) * products_by_place(layers[tuple(modules)], leaf)
     traced = jax.make_jaxpr(lambda x, variables: backbone.apply(variables, x, train=False))(x, variables).jaxpr
     return total + products_of_maps(traced, set(traced.invars[:1]))[0]
+
+
+def products_by_place(layer: nn.Module, kernel: jax.ShapeDtypeStruct) -> int:
+    """Multiply-adds of a layer for one place of its output."""
+    if isinstance(layer, panns.Conv3x3) and (layer.stride, layer.downsample) == (2, "avgpool"):
+        return kernel.size * 16 // 9  # 4 x 4 in the place of 3 x 3
+    return kernel.size
 
 
 def products_of_maps(jaxpr: core.Jaxpr, maps: set[core.Var]) -> tuple[int, set[core.Var]]:

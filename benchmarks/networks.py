@@ -21,7 +21,7 @@ from asdjax.models import convolutions
 from benchmarks import common
 from benchmarks.flops import forward_flops
 from benchmarks.peers import training
-from configs import bai2022, mfn, morita2021
+from configs import bai2022, mfn, morita2021, zeng2023
 
 BAR_STEP, BAR_FORWARD = 1.0, 0.9
 
@@ -44,13 +44,15 @@ class Network(NamedTuple):
     large: int
 
 
-ALL, SECTIONS = 42, 6  # classes of 7 machines of 6 sections, and of one of them
+ALL, SECTIONS, MACHINES = 42, 6, 14  # classes of 7 machines of 6 sections, of one of them, and of machines of one
 NETWORKS = {
     "mfn.py": Network(mfn.get_config(), 64, 128, ALL, 64, 64),
     "morita2021.py:mfn": Network(morita2021.get_config("mfn"), 32, 1024, ALL, 32, 128),
     "morita2021.py:mnv2": Network(morita2021.get_config("mnv2"), 32, 1024, ALL, 32, 128),
     "bai2022.py:mfn_stft": Network(bai2022.get_config("mfn_stft"), 32, 512, SECTIONS, 64, 128),
     "bai2022.py:dpt": Network(bai2022.get_config("dpt"), 64, 128, SECTIONS, 64, 128),
+    "zeng2023.py:mv2_sec": Network(zeng2023.get_config("mv2_sec"), 301, 64, MACHINES, 32, 128),
+    "zeng2023.py:vit_sec": Network(zeng2023.get_config("vit_sec"), 301, 64, MACHINES, 32, 128),
 }
 
 

@@ -350,6 +350,7 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
     config.wave_ops = ()
     config.feature_ops = base["feature_ops"]
     config.backbone = base["backbone"]
+    config.init_from = ""  # or a folder: another run's, or a converted network's, whose backbone this one begins with
     config.head = base["head"]
     config.optim = dict(
         name="adamw",  # not stated, like all below: the authors' SSDPT
@@ -383,6 +384,7 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
         ),
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
+        tsne=0,  # clips in a t-SNE picture of the embeddings, e.g. 1000
     )
     differing = {name: {k: v for k, v in own[name].items() if v != base[k]} for name in MACHINES}
     config.by_machine = {name: sections for name, sections in differing.items() if sections}  # tables 2 and 3

@@ -79,6 +79,7 @@ def get_config(variant: str = "") -> ConfigDict:
         embedding=128,
         dtype="float32",  # or 'bfloat16', for accelerators: slower on CPU
     )
+    config.init_from = ""  # or a folder: another run's, or a converted network's, whose backbone this one begins with
     config.head = dict(
         name="ArcFace",
         s=30.0,  # our choice: the public MobileFaceNets with ArcFace on DCASE data
@@ -111,6 +112,7 @@ def get_config(variant: str = "") -> ConfigDict:
         selections=(),
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
+        tsne=1000,  # clips in the t-SNE picture of the embeddings; 0: none
     )
     config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

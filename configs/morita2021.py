@@ -143,6 +143,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
     config.wave_ops = ()  # none is named
     config.feature_ops = ()  # none is named
     config.backbone = BACKBONES[variant]
+    config.init_from = ""  # or a folder: another run's, or a converted network's, whose backbone this one begins with
     config.head = dict(
         name="ArcFace",  # section 2.2
         s=30.0,  # not stated: the public MobileFaceNet with ArcFace on DCASE 2022 sections
@@ -167,6 +168,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         selections=SUBMISSIONS if variant == "mfn" else (),
         fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
+        tsne=0,  # clips in a t-SNE picture of the embeddings, e.g. 1000
     )
     config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

@@ -91,6 +91,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.wave_ops = ()
     config.feature_ops = ()
     config.backbone = {}
+    config.init_from = ""  # there are no weights
     config.head = {}
     config.optim = {}
     config.train = dict(  # nothing is trained: the least that is allowed
@@ -113,6 +114,7 @@ def get_config(variant: str = "") -> ConfigDict:
         selections=(),
         fusions=() if single else (dict(name="fusion", scorers=(), how="mean"),),  # (): all scorers; no label is seen
         training_free=False,  # this is it
+        tsne=0,  # clips in a t-SNE picture of the embeddings
     )
     config.by_machine = dict()  # {machine: {section of this config: what replaces it}}
     return config

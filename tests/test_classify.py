@@ -16,6 +16,13 @@ def test_accuracy_counts_only_labelled_examples():
     assert float(accuracy(logits, jnp.zeros_like(label))) == 0
 
 
+def test_accuracy_of_several_labels_at_once():
+    """A hit is any of the largest labels, not the first alone; a smaller one is none."""
+    label = jnp.array([[1.0, 0, 1], [1, 0, 1], [1, 0, 1], [0, 0, 0], [0.4, 0, 0.6]])
+    logits = jnp.array([[2.0, 0, 1], [1, 0, 2], [1, 2, 0], [1, 2, 3], [2, 0, 1]])  # hit, hit, miss, none, miss
+    assert float(accuracy(logits, label)) == pytest.approx(2 / 4)
+
+
 def test_mean_cosine_by_hand():
     """Of [1, 0], [0, 2], [3, 3]: 0, sqrt(1/2), sqrt(1/2)."""
     embedding = jnp.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])

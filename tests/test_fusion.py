@@ -220,3 +220,26 @@ def test_who_is_not_heard_is_told():
     fewer = {name: column[~lacks] for name, column in scores.items()}
     assert fusion.unheard(fewer) == ["pump section 01 is without far"]
     assert fusion.unheard(fewer, ("near",)) == [] and fusion.unheard(scores) == []
+
+
+def test_sum_and_product_are_of_the_raw_scores():
+    """Zeng 2023, table 3; the numbers by hand."""
+    scores = table(
+        clips("a", [1.0, 2.0], [3.0, 4.0]) + clips("b", [5.0, 6.0], [7.0, 8.0]) + clips("c", [2.0, 2.0], [2.0, -1.0])
+    )
+    total = fusion.fuse(scores, name="e1", scorers=("a", "b"), how="sum")
+    assert of(total, split="test").tolist() == [10.0, 12.0] and of(total, split="train").tolist() == [6.0, 8.0]
+    times = fusion.fuse(scores, name="e4", scorers=("a", "b"), how="product")
+    assert of(times, split="test").tolist() == [21.0, 32.0] and of(times, split="train").tolist() == [5.0, 12.0]
+    with pytest.raises(InputError, match="'c' has negative scores"):
+        fusion.fuse(scores, name="e", scorers=("a", "c"), how="product")
+
+
+def test_a_rule_may_take_what_the_one_before_made():
+    rules = [
+        {"name": "e1", "scorers": ("near", "far"), "how": "sum"},
+        {"name": "e2", "scorers": ("e1", "near"), "how": "product"},
+    ]
+    fusion.check(rules, ["near", "far"])
+    with pytest.raises(UsageError, match="no scorer 'e1'"):
+        fusion.check(rules[::-1], ["near", "far"])

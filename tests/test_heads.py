@@ -25,7 +25,9 @@ def arcface(case, **more):
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 HEADS = pytest.mark.parametrize(
-    "head", [heads.ArcFace(6), heads.Linear(6), heads.Linear(6, loss="focal")], ids=["ArcFace", "Linear", "focal"]
+    "head",
+    [heads.ArcFace(6), heads.Linear(6), heads.Linear(6, loss="focal"), heads.Linear(6, loss="bce")],
+    ids=["ArcFace", "Linear", "focal", "bce"],
 )
 
 
@@ -123,6 +125,33 @@ def test_no_label_costs_nothing_and_teaches_nothing(head):
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
+@HEADS
+def test_a_head_padded_to_more_classes_costs_what_it_costs_alone(head):
+    """Its variables are padded with zeros, as chunks.stack does."""
+    larger = head.clone(n_classes=9)
+    shapes = jax.eval_shape(lambda: larger.init(jax.random.key(0), jnp.zeros((1, 4)), None, train=False))
+    with jax.enable_x64(True):  # matrix products of other sizes round differently
+        alone = jax.tree.map(lambda v: v.astype(jnp.float64), start(head, 4))
+        padded = jax.tree.map(
+            lambda v, to: jnp.pad(v, [(0, m - n) for n, m in zip(v.shape, to.shape, strict=True)]), alone, shapes
+        )
+        x, label = jnp.array(GOLDEN["x"]), np.eye(9)[GOLDEN["y"]]
+        loss, logits = head.apply(alone, x, {"class": jnp.array(label[:, :6])}, train=True)
+        found, all_logits = larger.apply(padded, x, {"class": jnp.array(label)}, train=True)
+    np.testing.assert_allclose(all_logits[:, :6], logits, rtol=0, atol=1e-12)
+    assert (np.asarray(all_logits)[:, 6:] == heads.NEVER).all()
+    np.testing.assert_allclose(found, loss, rtol=1e-12)
+
+
+def test_linear_with_bce():
+    """The golden logits, through a matrix that changes nothing."""
+    golden = json.loads((Path(__file__).parent / "golden" / "bce.json").read_text())
+    variables = {"params": {"Dense_0": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}}
+    label, head = {"class": jnp.array(golden["inputs"]["Y"])}, heads.Linear(3, loss="bce")
+    loss, _ = head.apply(variables, jnp.array(golden["inputs"]["logits_multi"]), label, train=True)
+    assert float(loss.mean()) == pytest.approx(golden["outputs"]["multi_hot_mean"], rel=1e-6)
+
+
 @pytest.mark.parametrize("x64", [True, False])
 def test_arcface_of_an_embedding_on_its_class(x64):
     """The square root of ArcFace has no gradient there."""
@@ -193,7 +222,7 @@ def test_built_by_name():
     head = core.build(heads, {"name": "ArcFace", "s": 16.0}, n_classes=4)
     assert head == heads.ArcFace(4, s=16.0)
     for wrong in (heads.Linear(4, loss="hinge"), heads.ArcFace(1)):
-        with pytest.raises(core.UsageError, match=r"there is: softmax, focal|2 at least"):
+        with pytest.raises(core.UsageError, match=r"there is: softmax, focal, bce\n|2 at least"):
             wrong.init(jax.random.key(0), jnp.zeros((1, 3)), None, train=False)
 
 

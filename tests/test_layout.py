@@ -31,6 +31,7 @@ LAYERS = {
     "asdjax.models": 2,
     "asdjax.systems": 3,
     "asdjax.chunks": 3,
+    "asdjax.transfer": 3,
     "asdjax.train": 4,
     "asdjax.evaluate": 4,
     "asdjax.scoretable": 2,
@@ -40,6 +41,7 @@ LAYERS = {
     "asdjax.rundir": 4,
     "asdjax.tables": 5,
     "asdjax.comparison": 6,
+    "asdjax.pictures": 3,
     "asdjax.outcome": 5,
     "asdjax.training_free": 5,
     "asdjax.learn": 5,
@@ -47,7 +49,10 @@ LAYERS = {
     "asdjax.checks": 6,
     "asdjax.plan": 6,
     "asdjax.run": 7,
-    "asdjax.main": 8,
+    "asdjax.ensemble": 8,
+    "asdjax.tagging": 8,
+    "asdjax.convert": 8,
+    "asdjax.main": 9,
 }
 # A package may import within itself; the pooling of units is shared by detectors and models.
 SIDEWAYS = {"asdjax.detectors": {"asdjax.pooling"}}
@@ -99,7 +104,7 @@ def test_libraries_stay_where_they_belong(path):
     if any(n.startswith("flax.linen") for n in found):
         assert layer_of(name) in ("asdjax.models", "asdjax.heads", "asdjax.systems")
     if "sklearn" in roots:
-        assert name == "asdjax.detectors.host"
+        assert name in ("asdjax.detectors.host", "asdjax.pictures")
     if "ml_collections" in roots or "absl" in roots:
         assert name == "asdjax.main"
     if "orbax" in roots:

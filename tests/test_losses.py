@@ -15,6 +15,7 @@ from asdjax.core import UsageError
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "arcface.json").read_text())
 MIXUP = GOLDEN["mixup"]
 FOCAL = json.loads((Path(__file__).parent / "golden" / "focal.json").read_text())
+BCE = json.loads((Path(__file__).parent / "golden" / "bce.json").read_text())
 CASES = [pytest.param(case, id=f"{case['mode']}-{case['s']}-{case['m']}") for case in GOLDEN["cases"]]
 
 
@@ -112,6 +113,51 @@ def test_gradients_of_focal_are_finite_everywhere(gamma):
 def test_focal_refuses(gamma):
     with pytest.raises(UsageError, match=r"gamma is .* expected a finite number, at least 0"):
         losses.focal(jnp.zeros((1, 2)), jnp.eye(2)[:1], gamma=gamma)
+
+
+@pytest.mark.parametrize("x64, tolerance", [(True, 1e-14), (False, 1e-6)])
+def test_bce(x64, tolerance):
+    """PyTorch's numbers; of the examples one by one the formula in float64."""
+    given, golden = BCE["inputs"], BCE["outputs"]
+    z, y = np.array(given["logits_multi"]), np.array(given["Y"])
+    p = 1 / (1 + np.exp(-z))
+    with jax.enable_x64(x64):
+        found = np.asarray(losses.bce(jnp.array(z), jnp.array(y)))
+        one_class = losses.bce(jnp.array(given["logit"])[None], jnp.array(given["t"])[None])
+    assert found.dtype == (jnp.float64 if x64 else jnp.float32)
+    np.testing.assert_allclose(found.mean(), golden["multi_hot_mean"], rtol=tolerance)
+    np.testing.assert_allclose(found, -np.log(np.where(y == 1, p, 1 - p)).mean(1), rtol=tolerance)
+    np.testing.assert_allclose(one_class, [golden["bce"]], rtol=tolerance)
+
+
+def test_bce_is_affine_in_the_label_and_costs_nothing_without_one():
+    rng = np.random.default_rng(0)
+    z, (a, b) = 3 * rng.standard_normal((5, 4)), (rng.random((2, 5, 4)) < 0.6).astype(float)
+    a[:, 0], b[:, 1] = 1, 1
+    with jax.enable_x64(True):
+        mixed, of_a, of_b = (losses.bce(jnp.asarray(z), jnp.asarray(y)) for y in (0.3 * a + 0.7 * b, a, b))
+        np.testing.assert_allclose(mixed, 0.3 * of_a + 0.7 * of_b, rtol=1e-13)
+    a[2] = 0
+    each, back = jax.vjp(lambda z: losses.bce(z, jnp.asarray(a)), jnp.asarray(z))
+    (slope,) = back(jnp.ones(5))
+    assert each[2] == 0 and not slope[2].any() and (np.delete(each, 2) > 0).all() and np.delete(slope, 2, 0).all()
+
+
+def test_bce_of_large_logits():
+    """Right: nothing, or what float32 has of exp(-30); wrong: the logit; a class that there is not: nothing."""
+    z = jnp.array([[1e4, -1e4], [1e4, -1e4], [30.0, -1e9], [1e4, -1e9]])
+    y = jnp.array([[1.0, 0], [0, 1], [1, 0], [0.25, 0]])
+    each, back = jax.vjp(lambda z: losses.bce(z, y), z)
+    (slope,) = back(jnp.ones(4))
+    np.testing.assert_allclose(each, [0, 1e4, math.exp(-30) / 2, 0.75e4 / 2], rtol=1e-6)
+    np.testing.assert_allclose(slope, [[0, 0], [0.5, -0.5], [-math.exp(-30) / 2, 0], [0.375, 0]], rtol=1e-6)
+
+
+def test_bce_of_known_classes_alone():
+    """Of three logits of which the second counts for nothing: log 2 and -log(1/4)."""
+    z, y = jnp.array([[0.0, 5.0, math.log(3.0)]]), jnp.array([[1.0, 0, 0]])
+    found = losses.bce(z, y, known=jnp.array([1.0, 0, 1]))
+    np.testing.assert_allclose(found, [(math.log(2) + math.log(4)) / 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -197,7 +197,30 @@ def test_weights_are_repetitions():
         assert part == pytest.approx(roc_auc_score(*repeated, max_fpr=0.1), rel=1e-12)
 
 
+def test_average_precision_by_hand():
+    assert metrics.average_precision([0, 1, 1], [3, 2, 1]) == (1 / 2 + 2 / 3) / 2
+    assert metrics.average_precision([0, 1, 1, 0], [7, 7, 7, 7]) == 1 / 2  # ties are one threshold
+    assert metrics.average_precision([0, 1, 1], [1, 1, -np.inf]) == (1 / 2 + 2 / 3) / 2
+    assert metrics.average_precision([1, 1], [0, 1]) == 1
+    assert np.isnan(metrics.average_precision([0, 0], [1, 2])) and np.isnan(metrics.average_precision([], []))
+
+
+@pytest.mark.parametrize("kinds", [1, 3, 12, 10**9])
+def test_average_precision_equals_scikit_learn(kinds):
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(kinds)
+    for n in (5, 37, 500):
+        label = np.append([0, 1], rng.random(n) < rng.uniform(0.02, 0.9)).astype(int)
+        score = rng.integers(0, kinds, n + 2) + 0.3 * label * (kinds > 1)
+        for order in (score, -score, score.astype(np.float32)):
+            expected = average_precision_score(label, order)
+            assert metrics.average_precision(label, order) == pytest.approx(expected, rel=1e-12)
+
+
 def test_bad_scores_and_labels_are_refused():
+    with pytest.raises(InputError, match=r"average precision: .*1 of them NaN"):
+        metrics.average_precision([0, 1], [0.0, np.nan])
     with pytest.raises(InputError, match="1 of them NaN"):
         metrics.auc([0, 1], [0.0, np.nan])
     with pytest.raises(InputError, match="0 or 1"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asdjax.core import InputError, UsageError
-from asdjax.detectors import log_softmax, log_softmax_mse, outputs, passthrough, selective_mahalanobis
+from asdjax.detectors import log_sigmoid, log_softmax, log_softmax_mse, outputs, passthrough, selective_mahalanobis
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -184,7 +184,7 @@ def test_log_softmax_keeps_its_digits_in_float32():
 def test_log_softmax_needs_a_class_of_its_own():
     allowed = np.array([[False, True, False, False], [False] * 4])
     e = {"logits": np.zeros((2, 3, 4)), "own_classes": allowed, "mse": np.zeros((2, 3, 1))}
-    for detector in (log_softmax(), log_softmax_mse()):
+    for detector in (log_softmax(), log_softmax_mse(), log_sigmoid()):
         for ask in (lambda d: d.fit(e, None), lambda d: d.score({}, e)):
             with pytest.raises(InputError, match=r"expected classes .*data\.group_by='all'"):
                 ask(detector)
@@ -209,6 +209,32 @@ def test_log_softmax_of_several_classes_takes_the_likeliest_of_each_unit(form, o
 def test_an_own_class_without_any_probability_is_still_the_own_one():
     e = {"logits": np.array([[[0.0, 1.0, -np.inf]]], np.float32), "own_classes": np.array([[False, False, True]])}
     assert log_softmax(form="neglog").score({}, e)[0] == pytest.approx(-np.log(outputs.EPS), rel=1e-6)
+
+
+@pytest.mark.parametrize("x64, tolerance", [(True, 1e-13), (False, 3e-7)])
+def test_log_sigmoid_keeps_its_digits(x64, tolerance):
+    """Against scipy in float64; what the other classes get does not count."""
+    from scipy.special import log_expit
+
+    z = np.array([-35.0, -20.0, -3.0, 0.0, 0.5, 3.0, 20.0, 80.0])
+    with jax.enable_x64(x64):
+        logits = jnp.asarray(np.stack([np.full(8, 50.0), z], -1)[:, None])
+        e = {"logits": logits, "own_classes": np.tile([False, True], (8, 1))}
+        detector = log_sigmoid()
+        found = detector.score(detector.fit(e, None), e)
+    np.testing.assert_allclose(found, -log_expit(z), rtol=tolerance)
+    assert (np.diff(found) < 0).all()  # the less it is believed, the more anomalous
+
+
+def test_log_sigmoid_takes_the_likeliest_own_class_of_each_unit_and_a_floor():
+    p = np.array([[[0.1, 0.2, 0.9], [0.5, 0.3, 0.9]], [[0.9, 0.2, 0.3], [0.9, 0.5, 0.4]]])
+    allowed = np.array([[True, True, False], [False, True, True]])
+    e = {"said": jnp.log(p) - jnp.log1p(-p), "own_classes": allowed}
+    likeliest = np.array([[0.2, 0.5], [0.3, 0.5]])
+    np.testing.assert_allclose(log_sigmoid(key="said").score({}, e), -np.log(likeliest).mean(1), rtol=1e-6)
+    for logit in (-1e3, -np.inf):
+        e = {"logits": np.array([[[0.0, logit]]], np.float32), "own_classes": np.array([[False, True]])}
+        assert log_sigmoid().score({}, e)[0] == pytest.approx(-np.log(outputs.EPS), rel=1e-6)
 
 
 def test_log_softmax_mse_by_hand():
@@ -238,6 +264,8 @@ def test_what_the_network_does_not_give_is_named():
     e = {"logits": np.zeros((2, 3, 4)), "own_classes": first(2, 4)}
     with pytest.raises(UsageError, match="needs 'logits' and own_classes; the network's outputs are logits"):
         log_softmax().fit({"logits": e["logits"]}, None)
+    with pytest.raises(UsageError, match="log_sigmoid: needs 'said' and own_classes; the network's outputs are logits"):
+        log_sigmoid(key="said").score({}, e)
     with pytest.raises(UsageError, match=r"outputs are logits, own_classes; expected 'mse', .*dual_path"):
         log_softmax_mse().fit(e, None)
     with pytest.raises(UsageError, match="one number per unit"):

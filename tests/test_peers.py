@@ -14,18 +14,21 @@ from test_autoencoder import WIDTHS, filled, rule
 
 from asdjax import frontends, heads, models, optim, systems
 from asdjax.core import Parts
-from asdjax.models import layers
 from benchmarks import flops
 
 torch = pytest.importorskip("torch")
 training = importlib.import_module("benchmarks.peers.training")
 autoencoder = importlib.import_module("benchmarks.peers.autoencoder")
 dual_path = importlib.import_module("benchmarks.peers.dual_path")
+vit = importlib.import_module("benchmarks.peers.vit")
 
 FRAMES, BINS, D, C = 16, 32, 8, 5
 SPECS = {
     "MobileFaceNet": dict(rows=((2, 8, 2, 2), (4, 12, 1, 2)), stem=8, features=16, embedding=D),
     "MobileNetV2": dict(rows=((1, 8, 2, 1), (3, 12, 1, 2)), stem=8, features=16, embedding=D),
+    "PannsMobileNetV2": dict(
+        rows=((1, 8, 2, 1), (3, 12, 1, 2)), stem=8, features=D, downsample="avgpool", head_act="linear", fc=0
+    ),
 }
 RNG = np.random.default_rng(0)
 
@@ -65,14 +68,19 @@ def copy(net, variables, peer):
     assert next(ours, None) is None
 
 
+def stem(tree):
+    """Of the parameters of a network, the first kernel, as PyTorch has it."""
+    layer = tree["stem_conv" if "stem_conv" in tree else "Conv3x3_0"]
+    return np.asarray(layer["kernel"]).transpose(3, 2, 0, 1)
+
+
 def in_order(net, variables):
     """The variables of each of our layers, as they are called."""
     found = []
 
     def note(call, args, kwargs, context):
-        if isinstance(context.module, layers.Bottleneck | type(net)) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        found.append(context.module.path)
+        if context.method_name == "__call__":
+            found.append(context.module.path)
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
@@ -82,7 +90,7 @@ def in_order(net, variables):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             *module, name = (key.key for key in path)
             leaves.setdefault(tuple(module), {})[name] = leaf
-    return [leaves[path] for path in found]
+    return [leaves[path] for path in found if path in leaves]
 
 
 def test_parameters(pair):
@@ -130,11 +138,10 @@ def test_a_step_moves_both_alike(pair):
     np.testing.assert_allclose(value, theirs.numpy(), rtol=1e-4)
     scale = np.abs(grads["head"]).max()
     np.testing.assert_allclose(head.weight.grad.numpy(), grads["head"], rtol=0, atol=1e-3 * scale)
-    first = next(peer.parameters())
-    stem = np.asarray(grads["body"]["Conv3x3_0"]["kernel"]).transpose(3, 2, 0, 1)
-    np.testing.assert_allclose(first.grad.numpy(), stem, rtol=0, atol=1e-3 * np.abs(stem).max())
-    moved = np.asarray(params["body"]["Conv3x3_0"]["kernel"]).transpose(3, 2, 0, 1)
-    clear = np.abs(stem) > 1e-2 * np.abs(stem).max()  # Adam's first step is the sign of the gradient
+    first, gradient = next(p for p in peer.parameters() if p.ndim == 4), stem(grads["body"])
+    np.testing.assert_allclose(first.grad.numpy(), gradient, rtol=0, atol=1e-3 * np.abs(gradient).max())
+    moved = stem(params["body"])
+    clear = np.abs(gradient) > 1e-2 * np.abs(gradient).max()  # Adam's first step is the sign of the gradient
     np.testing.assert_allclose(first.detach().numpy()[clear], moved[clear], rtol=0, atol=1e-4)
 
 
@@ -143,9 +150,69 @@ def test_flops_are_those_that_pytorch_counts(pair):
     from torch.utils.flop_counter import FlopCounterMode
 
     net, _, peer = pair
+    if isinstance(net, models.PannsMobileNetV2):  # whose averages we compute otherwise, see below
+        net = net.clone(downsample="strided")
+        peer = training.network(
+            {**SPECS["PannsMobileNetV2"], "name": "PannsMobileNetV2", "downsample": "strided"}, FRAMES, BINS
+        )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         peer.eval()(torch.zeros(1, FRAMES, BINS))
     assert flops.forward_flops(net, FRAMES, BINS) == counter.get_total_flops()
+
+
+def test_flops_of_averaged_convolutions_are_those_of_their_wider_kernels():
+    """By hand: stem and depthwise of 4 x 4 at the places that remain, 10 x 6 and 5 x 3 of 21 x 12; pointwise."""
+    net = models.PannsMobileNetV2(rows=((1, 4, 1, 2),), stem=2, features=3)
+    by_hand = 10 * 6 * 2 * 16 + 5 * 3 * (2 * 16 + 2 * 4 + 4 * 3)
+    assert flops.forward_flops(net, 21, 12) == 2 * by_hand
+
+
+VIT = dict(
+    name="ViT", patch=4, width=8, depth=2, heads=2, dim_head=3, mlp=12, style="paper", pool="cls", time_fit="crop"
+)
+
+
+def test_flops_of_a_vision_transformer():
+    """Those that PyTorch counts; without them where only the vector of the class goes on, by hand."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    frames, bins, places = 18, 12, 12
+    spec, plain = {**VIT, "pool": "mean"}, sdpa_kernel(SDPBackend.MATH)  # it counts no fused attention on a CPU
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
+        training.network(spec, frames, bins).eval()(torch.zeros(1, frames, bins))
+    assert flops.forward_flops(models.ViT(**without_name(spec)), frames, bins) == counter.get_total_flops()
+    first = places * 16 * 8 + 13 * (8 * 18 + 6 * 8 + 2 * 8 * 12) + 2 * 13 * 13 * 6
+    last = 13 * 8 * 18 + (6 * 8 + 2 * 8 * 12) + 2 * 13 * 6
+    assert flops.forward_flops(models.ViT(**without_name(VIT)), frames, bins) == 2 * (first + last)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(style="lucidrains", pool="mean", time_fit="pad")], ids=["cls", "mean"])
+def test_steps_of_a_vision_transformer_move_both_alike(changes):
+    """Six steps of Adam under the cross-entropy, from our first weights."""
+    spec, top, frames, bins = {**VIT, **changes}, dict(name="Linear", loss="softmax"), 18, 12
+    cut = frontends.Cut("frames", frames, frames, lambda key, x: x, lambda x: x, lambda length: None)
+    tx, head = optim.adam(lr=1e-2, schedule="constant", steps=10), heads.Linear(C, loss="softmax")
+    ours = systems.classify(Parts((), lambda x: x, cut, (), models.ViT(**without_name(spec)), head, tx))
+    x = 3 * RNG.normal(size=(8, frames, bins)).astype(np.float32) - 2
+    label = RNG.dirichlet(np.ones(C), 8).astype(np.float32)
+    batch = {"wave": x, "label": {"class": label}}
+    state = jax.jit(ours.init)(jax.random.key(0), batch)
+
+    net, linear = training.classifier(dict(backbone=spec, head=top), frames, bins, C)
+    vit.fill(net, state.params["backbone"], state.stats["backbone"]["batch_stats"])
+    with torch.no_grad():
+        linear.linear.weight.copy_(torch.tensor(np.asarray(state.params["head"]["Dense_0"]["kernel"]).T.copy()))
+        linear.linear.bias.copy_(torch.tensor(np.asarray(state.params["head"]["Dense_0"]["bias"])))
+    loss = training.make_loss(dict(name="classify"), net, linear)
+    step = training.make_step(loss, [*net.parameters(), *linear.parameters()], dict(name="adam", lr=1e-2))
+    update, found, wanted = jax.jit(ours.update), [], []
+    for _ in range(6):
+        state, metrics = update(state, jax.random.key(1), batch)
+        found.append(float(metrics["loss"]))
+        wanted.append(float(step(torch.from_numpy(x), torch.from_numpy(label))))
+    assert found[-1] < found[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_flops_of_a_transformer_are_those_of_its_products():

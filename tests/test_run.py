@@ -16,7 +16,7 @@ import tiny
 import trees
 from scipy import special
 
-from asdjax import checks, chunks, evaluate, learn, parallel, run, rundir, scoretable, train
+from asdjax import checks, chunks, ensemble, evaluate, learn, parallel, run, rundir, scoretable, tagging, train
 from asdjax.core import UsageError
 from asdjax.data import feed
 
@@ -490,7 +490,12 @@ def test_every_config_builds(file):
     module = configuration(file)
     for variant in module.VARIANTS:
         config = module.get_config(variant).to_dict()
-        checks.check(config)
+        if "ensemble" in config:
+            ensemble.check(config, {name: ensemble.of_member(config, name) for name in config["ensemble"]})
+        elif config["data"]["year"] == tagging.YEAR:
+            tagging.check(config)
+        else:
+            checks.check(config)
         json.dumps(config)
     with pytest.raises(ValueError, match="no such variant"):
         module.get_config("nonsense")
@@ -506,15 +511,17 @@ def test_every_config_builds(file):
         ("baseline", "mnv2"),
         ("bai2022", "mfn_stft,mixing=fmix_mixup"),
         ("bai2022", "dpt"),
+        ("zeng2023", "mv2_sed"),
+        ("zeng2023", "vit_sec"),
+        ("zeng2023", "mv2_pretrain"),
     ],
 )
 def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
     """Nothing here has run on a TPU; that the programs are accepted for one is the least to be shown."""
     config = configuration(ROOT / "configs" / f"{file}.py").get_config(variant).to_dict()
     system, mesh = train.make(config, n_classes=6), parallel.data_mesh()
-    samples, rows = 2 * 16000 + 1024, jax.ShapeDtypeStruct((1, 2, 4), np.int32)
-    if config["cut"]["at"] == "frames":
-        samples = config["frontend"]["hop"] * config["cut"]["width"]
+    rows, width = jax.ShapeDtypeStruct((1, 2, 4), np.int32), config["cut"]["width"]
+    samples = config["frontend"]["hop"] * width if config["cut"]["at"] == "frames" else width
     label = {"class": jax.ShapeDtypeStruct((8, 6), np.float32), "target": jax.ShapeDtypeStruct((8,), np.float32)}
     gain = jax.ShapeDtypeStruct((8,), np.float32)
     waves = store = feed.Store(jax.ShapeDtypeStruct((8, samples), np.int16), gain, label)
@@ -527,7 +534,7 @@ def test_every_train_step_and_embedding_lowers_for_tpu(file, variant):
     seeds, asked = jax.ShapeDtypeStruct((1,), np.uint32), jax.ShapeDtypeStruct((1,), bool)
     chunk = chunks.make_chunk(system, mesh, lowering="map", resident=True)
     exported = jax.export.export(chunk, platforms=["tpu"])(states, seeds, store, (rows, rows), asked)
-    if variant not in ("ae", "dpt"):  # which have none
+    if variant not in ("ae", "dpt", "vit_sec"):  # which have none
         assert "stablehlo.convolution" in exported.mlir_module()  # the form of TPUs, not that of CPUs
     lower_embedding(system, state, waves)
 

@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from asdjax.core import Clips, UsageError
-from asdjax.data import sampling
+from asdjax.core import Clips, InputError, UsageError
+from asdjax.data import audioset, sampling
 
 
 def clips_of(counts, machine="fan"):
@@ -158,3 +158,86 @@ def test_a_draw_costs_far_less_than_a_step():
         draw(0, step)
         seconds.append(time.perf_counter() - began)
     assert np.median(seconds) < 1e-3
+
+
+def tagged(tags, classes):
+    """Training clips of these tags."""
+    n = len(tags)
+    names = tuple(map(str, range(classes)))
+    return audioset.Tagged(
+        np.full(n, "a.wav", object), np.full(n, "train"), audioset.multi_hot(tags, classes), names, ""
+    )
+
+
+SINGLE = tagged([(c,) for c, n in enumerate((12, 6, 0, 4, 1)) for _ in range(n)] + [(5,), (), (0,)], classes=6)
+LEARNT_TAGS = np.arange(26) < 25  # the last of class 0 is none of them; class 2 has no clips
+
+
+@pytest.mark.parametrize(("units", "batch"), [(1, 3), (1, 16), (4, 7)])
+def test_tag_balanced_gives_each_class_its_turn_and_each_of_its_clips_once_a_pass(units, batch):
+    """Spec: rounds of the classes that have clips, each round in an order of its own; passes of a class likewise."""
+    sampler = sampling.tag_balanced(SINGLE, LEARNT_TAGS, batch_size=batch, units=units)
+    assert sampler.epoch == 25 * units / batch
+    assert sampler.note == "1 of 25 training clips have no tag and are never drawn"
+    rounds, classes = 12 * 8 * units, [0, 1, 3, 4, 5]
+    draws = [sampler.draw(3, step) for step in range(-(-rounds * 5 // batch))]
+    assert draws[0].dtype == np.int32 and draws[0].shape == (batch,)
+    stream = np.concatenate(draws)[: rounds * 5].reshape(rounds, 5)
+    which = SINGLE.tags[(stream // units).ravel()].argmax(1).reshape(rounds, 5)
+    np.testing.assert_array_equal(np.sort(which, 1), np.tile(classes, (rounds, 1)))
+    for place in which.T:
+        even(place, classes)
+    for c, n in zip(classes, (12, 6, 4, 1, 1), strict=True):
+        passes = stream[which == c].reshape(-1, n * units)
+        own = np.flatnonzero(SINGLE.tags[:][:, c] * LEARNT_TAGS)
+        own = (own[:, None] * units + np.arange(units)).ravel()
+        np.testing.assert_array_equal(np.sort(passes, 1), np.tile(own, (len(passes), 1)))
+        assert n * units == 1 or len(np.unique(passes, axis=0)) > 1
+
+
+def test_a_clip_of_several_tags_comes_by_each_of_them():
+    """In 24 rounds of classes of 12, 6 and 4 clips, which share clips, each clip comes 2, 4 and 6 times by them."""
+    tags = [tuple(c for c, n in enumerate((12, 6, 4)) if i < n) for i in range(12)]
+    sampler = sampling.tag_balanced(tagged(tags, 3), np.ones(12, bool), batch_size=8)
+    stream = np.concatenate([sampler.draw(0, step) for step in range(9)])
+    np.testing.assert_array_equal(np.bincount(stream), [12] * 4 + [6] * 2 + [2] * 6)
+    assert sampler.note == "" and sampler.epoch == 1.5
+
+
+def test_tag_balanced_rows_are_a_function_of_seed_and_step():
+    one, two = (sampling.tag_balanced(SINGLE, LEARNT_TAGS, batch_size=16).draw for _ in range(2))
+    batches = {(seed, step): one(seed, step) for seed in (0, 7) for step in (0, 1, 50, 1000)}
+    for (seed, step), rows in reversed(batches.items()):  # out of order, as after a resume
+        np.testing.assert_array_equal(two(seed, step), rows)
+        np.testing.assert_array_equal(one(seed, step), rows)
+    assert len({rows.tobytes() for rows in batches.values()}) == 8
+
+
+def test_tag_balanced_needs_tags():
+    with pytest.raises(UsageError, match="the clips have no tags"):
+        sampling.tag_balanced(CLIPS, LEARNT, batch_size=4)
+    with pytest.raises(InputError, match="none of the training clips has a tag"):
+        sampling.tag_balanced(SINGLE, np.arange(26) == 24, batch_size=4)
+
+
+def test_tagged_clips_are_shuffled_too_but_have_no_domains():
+    plain, tags = (sampling.uniform(clips, LEARNT_TAGS, batch_size=4) for clips in (None, SINGLE))
+    np.testing.assert_array_equal(plain.draw(0, 9), tags.draw(0, 9))
+    with pytest.raises(UsageError, match="tags have no domains"):
+        sampling.domain_mixed(SINGLE, LEARNT_TAGS, batch_size=4)
+
+
+def test_tag_balanced_costs_far_less_than_a_step():
+    """As many clips and classes as AudioSet has, a third of the tags of few classes."""
+    rng = np.random.default_rng(0)
+    n, share = 2_000_000, 1 / np.arange(1, 528)
+    column = np.sort(rng.choice(527, (n, 2), p=share / share.sum()).astype(np.int32), 1)
+    tags = audioset.MultiHot(np.arange(n + 1) * 2, column.ravel(), 527)
+    clips = audioset.Tagged(np.full(n, "a", object), np.full(n, "train"), tags, ("",) * 527, "")
+    draw = sampling.tag_balanced(clips, np.ones(n, bool), batch_size=32).draw
+    seconds = []
+    for step in range(200):
+        began = time.perf_counter()
+        draw(0, step)
+        seconds.append(time.perf_counter() - began)
+    assert np.median(seconds[20:]) < 1e-3 and max(seconds) < 1

@@ -21,6 +21,7 @@ CONFIG = {
     "wave_ops": ({"name": "mixup", "p": 0.5},),
     "feature_ops": (),
     "backbone": {"name": "MobileFaceNet", "rows": ((2, 8, 1, 2),), "stem": 8, "features": 16, "embedding": 8},
+    "init_from": "",
     "head": {"name": "ArcFace", "s": 16.0, "margin": 0.2},
     "optim": {"name": "adam", "lr": 2e-2},
     "train": {
@@ -36,6 +37,7 @@ CONFIG = {
         "selections": (),
         "fusions": (),
         "training_free": False,
+        "tsne": 0,
     },
     "by_machine": {},
 }  # fmt: skip

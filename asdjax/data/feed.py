@@ -168,7 +168,7 @@ def gathered(store: Store | Frames, rows: np.ndarray, labelled: np.ndarray, mesh
     split = parallel.sharded(mesh)
 
     def shards(index, read):
-        shape = (len(index), *read(index[:1]).shape[1:])
+        shape = (len(index), *read(index[:0]).shape[1:])  # none is read: it may mean decoding
         return jax.make_array_from_callback(shape, split, lambda where: read(index[where[0]]))
 
     device = store.sent(order, labels, shards, mesh.size)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asdjax.core import Clips, UsageError
+from asdjax.core import Clips, InputError, UsageError
+from asdjax.data.audioset import Tagged
 
 
 class Sampler(NamedTuple):
@@ -25,7 +26,7 @@ class Sampler(NamedTuple):
     note: str
 
 
-def uniform(clips: Clips | None, rows: np.ndarray, *, batch_size: int, units: int = 1) -> Sampler:
+def uniform(clips: Clips | Tagged | None, rows: np.ndarray, *, batch_size: int, units: int = 1) -> Sampler:
     """Every clip once per epoch, in an order drawn anew for each; batches run on across the end of an epoch.
 
     Args:
@@ -56,8 +57,10 @@ def domain_mixed(clips: Clips, rows: np.ndarray, *, batch_size: int, units: int 
         Sampler; its batches are as `uniform` makes them, and the note says so, where there are not both domains.
 
     Raises:
-        UsageError: n_target is no whole number from -1 to batch_size - 1.
+        UsageError: n_target is no whole number from -1 to batch_size - 1, or the clips have tags, and no domains.
     """
+    if isinstance(clips, Tagged):
+        raise UsageError("sampler domain_mixed: clips with tags have no domains; there is: uniform, tag_balanced")
     if not isinstance(n_target, int) or not -1 <= n_target < batch_size:
         raise UsageError(f"sampler domain_mixed: n_target={n_target}; expected a whole number, -1 to {batch_size - 1}")
     wanted = batch_size // 8 if n_target == -1 else n_target
@@ -89,6 +92,60 @@ def domain_mixed(clips: Clips, rows: np.ndarray, *, batch_size: int, units: int 
     without = sorted(set(places[source]) - set(found))
     lacking = f"no training clips of the target domain in {', '.join(without)}: those of the others are drawn"
     return Sampler(draw, len(pool) / (batch_size - wanted), lacking if without else "")
+
+
+def tag_balanced(clips: Tagged, rows: np.ndarray, *, batch_size: int, units: int = 1) -> Sampler:
+    """Every class equally often, however rare: the data balancing of PANNs (Kong et al. 2020).
+
+    The classes take turns, in an order drawn anew for each round, and each class goes through its own clips, in an
+    order drawn anew for each pass. A clip of several classes thus comes by each of them.
+
+    Args:
+        clips: N clips with their tags.
+        rows: (N,) bool, the clips that the network learns from.
+        batch_size: clips, or units, per batch.
+        units: rows of the store per clip.
+
+    Returns:
+        Sampler whose epoch is the steps that draw as many rows as there are, though no longer each once; the note says
+        how many clips have no tag and are never drawn.
+
+    Raises:
+        UsageError: the clips are none of tags. InputError: no training clip has one.
+    """
+    if not isinstance(clips, Tagged):
+        raise UsageError("sampler tag_balanced: the clips have no tags; it is for config.data.year 'audioset'")
+    n, tags = int(np.sum(rows)), clips.tags
+    clip = np.repeat(np.arange(len(rows), dtype=np.int32), np.diff(tags.start))
+    clip, tag = clip[rows[clip]], tags.column[rows[clip]]
+    count = np.bincount(tag)
+    if not len(tag):
+        raise InputError("sampler tag_balanced: none of the training clips has a tag")
+    by_class = np.split(clip[np.argsort(tag, kind="stable")], np.cumsum(count)[:-1])
+    pools = [own for own in by_class if len(own)]
+    orders: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # of the pass that each class is in: 4 bytes a tag
+
+    @functools.lru_cache(maxsize=16)
+    def turns(seed: int, number: int) -> np.ndarray:
+        return np.random.default_rng((seed, number, 2)).permutation(len(pools))
+
+    def row(seed: int, which: int, turn: int) -> int:
+        """The row of a class at its turn; it has one in each round."""
+        number, place = divmod(turn, len(pools[which]) * units)
+        held, order = orders.get((seed, which), (-1, None))
+        if held != number:
+            order = np.random.default_rng((seed, which, number, 3)).permutation(_units_of(pools[which], units))
+            orders[seed, which] = number, order
+        return order[place]
+
+    def draw(seed: int, step: int) -> np.ndarray:
+        number, place = np.divmod(step * batch_size + np.arange(batch_size), len(pools))
+        drawn = [row(seed, turns(seed, n)[p], n) for n, p in zip(number.tolist(), place.tolist(), strict=True)]
+        return np.array(drawn, np.int32)
+
+    without = n - int(np.sum(np.diff(tags.start)[rows] > 0))
+    note = f"{without} of {n} training clips have no tag and are never drawn" if without else ""
+    return Sampler(draw, n * units / batch_size, note)
 
 
 def _units_of(chosen: np.ndarray, units: int) -> np.ndarray:

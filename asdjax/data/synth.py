@@ -25,8 +25,9 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,19 +157,28 @@ def embedded(cache: str | Path | None = None, seed: int = 0) -> Path:
         InputError: the cache cannot be written.
     """
     folder = Path(cache or cache_folder()).expanduser() / f"embedded-v{VERSION}-seed{seed}"
+    return kept(folder, "the embedded data set", partial(generate, seed=seed))
+
+
+def kept(folder: Path, name: str, make: Callable[[Path], Path]) -> Path:
+    """The folder, made by make(folder) if it is not there as it was made; it appears whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     if _complete(folder):
         return folder
-    logging.info("making the embedded data set in %s", folder)
+    logging.info("making %s in %s", name, folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}-unfinished-", dir=folder.parent) as unfinished:
-            new = generate(Path(unfinished) / folder.name, seed=seed)
+            new = make(Path(unfinished) / folder.name)
             (new / "manifest.json").write_text(json.dumps(_sizes(new), indent=0))
             if not _complete(folder):  # another process may have been faster
                 shutil.rmtree(folder, ignore_errors=True)
                 new.rename(folder)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(f"{folder}: cannot write the embedded data set ({error}); set ASDJAX_CACHE") from error
+        raise InputError(f"{folder}: cannot write {name} ({error}); set ASDJAX_CACHE") from error
     return folder
 
 

@@ -3,7 +3,7 @@
 from asdjax.detectors.device import cosine_mean, knn, lof
 from asdjax.detectors.host import lof_host
 from asdjax.detectors.mixture import gmm, mahalanobis
-from asdjax.detectors.outputs import log_softmax, log_softmax_mse, passthrough, selective_mahalanobis
+from asdjax.detectors.outputs import log_sigmoid, log_softmax, log_softmax_mse, passthrough, selective_mahalanobis
 
 __all__ = [
     "cosine_mean",
@@ -11,6 +11,7 @@ __all__ = [
     "knn",
     "lof",
     "lof_host",
+    "log_sigmoid",
     "log_softmax",
     "log_softmax_mse",
     "mahalanobis",

@@ -55,38 +55,80 @@ def log_softmax(*, form: str = "logit_2022", key: str = "logits") -> Detector:
     """
     check("log_softmax", "form", form, ("logit_2022", "baseline_2021_typo", "neglog"))
 
-    def checked(e):
-        if key not in e or "own_classes" not in e:
-            raise UsageError(f"log_softmax: needs {key!r} and own_classes; the network's outputs are {', '.join(e)}")
-        if not np.asarray(e["own_classes"]).any(1).all():
-            raise InputError(NO_CLASS)
-
     def fit(e, is_target):
-        checked(e)
+        check_classes("log_softmax", e, key)
         return {}
 
     @jax.jit
     def of_units(logits, own_classes):
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        # a class of its own of logit -inf is still likelier than those that are not
-        allowed = jnp.where(own_classes[:, None], jnp.maximum(logits, jnp.finfo(logits.dtype).min), -jnp.inf)
-        own = jax.nn.one_hot(allowed.argmax(-1), logits.shape[-1], dtype=bool)
+        logits, own = likeliest_own(logits, own_classes)
         rest = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
         ahead = jnp.sum(jnp.where(own, logits, 0), axis=-1) - rest
-        log_p, log_rest = (jnp.maximum(jax.nn.log_sigmoid(x), jnp.log(EPS)) for x in (ahead, -ahead))
+        log_p, log_rest = log_sigmoid_floored(ahead), log_sigmoid_floored(-ahead)
         if form == "baseline_2021_typo":
             return jnp.log(jnp.exp(log_rest) - log_p).mean(1)
         return (-log_p if form == "neglog" else log_rest - log_p).mean(1)
 
     def score(state, e):
-        checked(e)
+        check_classes("log_softmax", e, key)
         return of_units(e[key], e["own_classes"])
 
     return Detector(fit, score)
 
 
+def log_sigmoid(*, key: str = "logits") -> Detector:
+    """-log(p), p the sigmoid of the logit of the clip's own class: of networks that detect several events at once.
+
+    That is the log likelihood of the introduction of Zeng 2023, for a network trained with binary cross-entropy. Over
+    units and classes as log_softmax does: p is that of the likeliest of a section's classes, unit by unit, and floored
+    at EPS; the mean is over units.
+
+    Args:
+        key: the entry of embed's dict, (N, U, C).
+
+    Returns:
+        Detector without state. Its functions raise InputError where a clip has no class of its own.
+    """
+
+    def fit(e, is_target):
+        check_classes("log_sigmoid", e, key)
+        return {}
+
+    @jax.jit
+    def of_units(logits, own_classes):
+        logits, own = likeliest_own(logits, own_classes)
+        return -log_sigmoid_floored(jnp.sum(jnp.where(own, logits, 0), axis=-1)).mean(1)
+
+    def score(state, e):
+        check_classes("log_sigmoid", e, key)
+        return of_units(e[key], e["own_classes"])
+
+    return Detector(fit, score)
+
+
+def check_classes(detector: str, e: dict, key: str) -> None:
+    """Raises where the network gives no logits, or a clip has no class of its own."""
+    if key not in e or "own_classes" not in e:
+        raise UsageError(f"{detector}: needs {key!r} and own_classes; the network's outputs are {', '.join(e)}")
+    if not np.asarray(e["own_classes"]).any(1).all():
+        raise InputError(f"{detector}: {NO_CLASS}")
+
+
+def likeliest_own(logits: jax.Array, own_classes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits (N, U, C) in float32 at least, and which of them, in bool, is the largest of own_classes (N, C)."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    # a class of its own of logit -inf is still likelier than those that are not
+    allowed = jnp.where(own_classes[:, None], jnp.maximum(logits, jnp.finfo(logits.dtype).min), -jnp.inf)
+    return logits, jax.nn.one_hot(allowed.argmax(-1), logits.shape[-1], dtype=bool)
+
+
+def log_sigmoid_floored(x: jax.Array) -> jax.Array:
+    """log(sigmoid(x)), at least log(EPS)."""
+    return jnp.maximum(jax.nn.log_sigmoid(x), jnp.log(EPS))
+
+
 NO_CLASS = (
-    "log_softmax: no class for the machine and section of some clips; expected classes (data.label other than 'none'), "
+    "no class for the machine and section of some clips; expected classes (data.label other than 'none'), "
     "and training clips of every section that is scored, else data.group_by='all' with data.label='machine'"
 )
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from asdjax.core import UsageError
 from asdjax.losses import full_precision
+from asdjax.models.attention import attention, dense, layer_norm
 from asdjax.models.autoencoder import KERNEL_INIT, bias_init
-from asdjax.models.layers import EPS, BatchNorm, Initializer, in_type
+from asdjax.models.layers import BatchNorm, Initializer
 
 # Glorot's uniform over queries, keys and values together, as PyTorch has it: smaller than over each of the three.
 QKV_INIT = nn.initializers.xavier_uniform()
@@ -87,10 +86,7 @@ class EncoderLayer(nn.Module):
         return layer_norm("norm", x)
 
     def dense(self, name: str, features: int, x: jax.Array, kernel_init: Initializer, bias_init) -> jax.Array:
-        """One 2-D matrix product, the form in which it is fast everywhere."""
-        flat = in_type(x.reshape(-1, x.shape[-1]), self.dtype)
-        y = nn.Dense(features, dtype=flat.dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(flat)
-        return y.reshape(*x.shape[:-1], features)
+        return dense(name, features, x, self.dtype, kernel_init, bias_init)
 
 
 def maximum_over_frames(x: jax.Array) -> jax.Array:
@@ -99,29 +95,3 @@ def maximum_over_frames(x: jax.Array) -> jax.Array:
     # entry is the largest, and the gradient is 0 / 0 (seen on CPU).
     largest = jax.nn.one_hot(x.argmax(1), x.shape[1], dtype=x.dtype, axis=1)
     return (x * largest).sum(1)
-
-
-def layer_norm(name: str, x: jax.Array) -> jax.Array:
-    """Normalises each vector of x (..., D), in float32 at least."""
-    return nn.LayerNorm(epsilon=EPS, use_fast_variance=False, name=name)(full_precision(x))
-
-
-def attention(qkv: jax.Array, heads: int) -> jax.Array:
-    """Scaled dot-product attention of several heads (Vaswani et al. 2017, section 3.2), without the output product.
-
-    Args:
-        qkv: (B, L, 3 * D), queries, keys and values; of each, one head's D / heads values stand after another's.
-        heads: dividing D.
-
-    Returns:
-        (B, L, D), float32 at least.
-    """
-    batch, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    size = width // heads
-    # heads before places: on CPU a product over both, batched in the middle, takes twice the time
-    q, k, v = qkv.reshape(batch, length, 3, heads, size).transpose(2, 0, 3, 1, 4)
-    scores = full_precision(jnp.einsum("bhld,bhmd->bhlm", q * size**-0.5, k))
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    # The softmax's division waits until the values are summed: one pass less over (B, heads, L, L), by far the largest.
-    y = jnp.einsum("bhlm,bhmd->bhld", weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
-    return y.swapaxes(1, 2).reshape(batch, length, width)

@@ -1,4 +1,4 @@
-"""Label-free fusion: scores of several scorers or runs on one scale, that of the normal training clips, and as one."""
+"""Fusion without labels: scores of several scorers or runs as one, on the scale of the normal training clips or raw."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from asdjax.core import InputError, UsageError
 from asdjax.scoretable import BESIDE, COLUMNS, ENSEMBLE, RMS, Scores, concatenate, systems
 
 CLIP = ("machine", "section", "domain", "split", "file")
-RULES = {"mean": np.mean, "max": np.max}
+RULES = {"mean": np.mean, "max": np.max, "sum": np.sum, "product": np.prod}
+RAW = ("sum", "product")  # of the scores as they are
 FEW = 5  # training clips of a section, whose deviation says little
 
 Rows = dict[str, np.ndarray]  # of each scorer, in the table of scores
 
 
 def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] = (), how: str = "mean") -> Scores:
-    """A scorer made of others, whose scores are first standardised by those of the normal training clips.
+    """A scorer made of others.
 
-    The rule is the same for all machines and sees neither labels nor test clips (the pattern of arXiv 2606.19269). In
-    each section a scorer's scores lose the mean of the section's training clips, and are divided by their standard
+    The rule is the same for all machines and sees neither labels nor test clips (the pattern of arXiv 2606.19269). With
+    'sum' and 'product' the scores are taken as they are (Zeng 2023, section 4). With 'mean' and 'max' they are first
+    standardised by those of the normal training clips: in each section a scorer's scores lose the mean of the section's training clips, and are divided by their standard
     deviation (ddof 0). These scores must be of detectors that were fitted without the clip, as in scores.csv. Where a
     section has fewer than FEW, or all are equal, those of all the machine's sections together serve; where these are
     all equal too, scores keep their unit. Infinite scores are left out of mean and deviation. A scorer without any
@@ -31,7 +33,7 @@ def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] 
         scores: the columns of scores.csv.
         name: of the new scorer.
         scorers: which to fuse; (): all but the loudness.
-        how: 'mean' or 'max' over the scorers.
+        how: 'mean', 'max', 'sum' or 'product' over the scorers.
 
     Returns:
         the rows of the new scorer, to be joined to the scores: of each test clip, and of the training clips that all
@@ -39,8 +41,8 @@ def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] 
 
     Raises:
         UsageError: a name that is taken, no such scorer, or an unknown rule.
-        InputError: members, or some of a section's test clips, that not all of the scorers have, or no score of a
-            machine's training clips.
+        InputError: members, or some of a section's test clips, that not all of the scorers have, no score of a
+            machine's training clips, or a product of negative scores.
     """
     known = dict(systems(scores))
     scorers = list(scorers) or list(known)
@@ -74,6 +76,11 @@ def _fused(scores: Mapping[str, np.ndarray], machine: Rows, section: Rows, where
     """The fused scores of a section's clips, from the rows of those scorers that have the section."""
     rows = _aligned(scores, section, where)
     of = {column: scores[column][rows[0]] for column in COLUMNS}
+    if how in RAW:
+        found = [scores["score"][own] for own in rows]
+        if how == "product" and (odd := [name for name, own in zip(section, found, strict=True) if (own < 0).any()]):
+            raise InputError(f"{where}: {odd[0]!r} has negative scores, whose product orders nothing; take another rule")
+        return of | {"score": RULES[how](found, axis=0)}
     standard = []
     for scorer, own in zip(section, rows, strict=True):
         here, everywhere = (at[scores["split"][at] == "train"] for at in (own, machine[scorer]))
@@ -95,7 +102,11 @@ def unheard(scores: Mapping[str, np.ndarray], scorers: Sequence[str] = ()) -> li
 
 
 def check(rules: Sequence[Mapping], names: Sequence[str]) -> None:
-    """Raises UsageError for a rule of `config.score.fusions` that does not fit scorers of these names."""
+    """Raises UsageError for a rule of `config.score.fusions` that does not fit scorers of these names.
+
+    A rule may take what those before it have made.
+    """
+    single = [*names]
     for rule in rules:
         if set(rule) != {"name", "scorers", "how"}:
             raise UsageError(f"score.fusions: found keys {sorted(rule)}, expected ['how', 'name', 'scorers']")
@@ -103,10 +114,11 @@ def check(rules: Sequence[Mapping], names: Sequence[str]) -> None:
             odd = [name for name in rule["scorers"] if name not in names]
             found = f"no scorer {odd[0]!r}" if odd else f"how is {rule['how']!r}"
             raise UsageError(
-                f"score.fusions {rule['name']!r}: {found}; expected {' or '.join(RULES)} of some of "
+                f"score.fusions {rule['name']!r}: {found}; expected {', '.join(RULES)} of some of "
                 f"{', '.join(names)}, or () for all scorers of the config"
             )
-    taken = [*names, *BESIDE, *(rule["name"] for rule in rules)]
+        names = [*names, rule["name"]]
+    taken = [*single, *BESIDE, *(rule["name"] for rule in rules)]
     if len(set(taken)) < len(taken):
         named = [rule["name"] for rule in rules]
         raise UsageError(f"score.fusions: names must differ, also from scorers, {' and '.join(BESIDE)}; found {named}")
@@ -137,21 +149,35 @@ def fuse_runs(
         UsageError, InputError: as `fuse`; several members without ensemble; test clips, or their labels, that differ
             between runs: the first is named, with runs and line.
     """
-    tables = {run: _one_member(run, scores) for run, scores in runs.items()}
+    scores = joined({run: _one_member(run, scores) for run, scores in runs.items()}, runs)
+    return concatenate([scores, fuse(scores, name=name, scorers=scorers, how=how)])
+
+
+def joined(tables: Mapping[str, Mapping], files: Mapping[str, Mapping] | None = None, *, prefix: bool = False) -> Scores:
+    """The scores of several runs over the same clips as one table.
+
+    Args:
+        tables: {name of a run: the columns of its scores}.
+        files: whole scores.csv, where the tables are parts of them: messages name their lines.
+        prefix: call all scorers RUN/SCORER; else only those of a name that several runs have.
+
+    Raises:
+        UsageError, InputError: as `fuse_runs`.
+    """
     if not tables:
         raise UsageError("fuse: no runs given; expected at least one")
     first, *others = tables
     for run in others:
-        _check_same_clips(runs, tables, first, run)
+        _check_same_clips(files or tables, tables, first, run)
     runs_of = Counter(scorer for table in tables.values() for scorer in set(table["scorer"].tolist()))
     parts, come = [], set()
     for run, table in tables.items():
         kept = ~np.isin(table["scorer"], [*come & set(BESIDE)])
         come |= set(table["scorer"].tolist())
-        called = [f"{run}/{s}" if s not in BESIDE and runs_of[s] > 1 else s for s in table["scorer"].tolist()]
+        own = [s not in BESIDE and (prefix or runs_of[s] > 1) for s in table["scorer"].tolist()]
+        called = [f"{run}/{s}" if mine else s for s, mine in zip(table["scorer"].tolist(), own, strict=True)]
         parts.append({column: values[kept] for column, values in (table | {"scorer": np.array(called)}).items()})
-    scores = concatenate(parts)
-    return concatenate([scores, fuse(scores, name=name, scorers=scorers, how=how)])
+    return concatenate(parts)
 
 
 def _aligned(scores: Mapping[str, np.ndarray], rows: dict[str, np.ndarray], where: str) -> list[np.ndarray]:

@@ -29,6 +29,8 @@ Key = tuple[str, str, str, str]  # machine, section, domain, metric: as in resul
 METRICS = ("AUC", "pAUC", "AUC same-domain", "pAUC one domain", "h-AUC")
 # Printed where the official metric is not: shown in its column, in brackets.
 STAND_IN = {"AUC": "h-AUC", "pAUC": "pAUC one domain", "official score": "AUC same-domain and pAUC one domain"}
+# Readings of a metric that are not the official one, for titles.
+READINGS = {"AUC same-domain": "normal and anomalous clips of one domain, as Zeng and Zhang read it"}
 _IDS_2020 = {
     ("ToyCar", "dev"): ("01", "02", "03", "04"),
     ("ToyCar", "eval"): ("05", "06", "07"),
@@ -219,6 +221,19 @@ def own_systems(rows: Iterable[Any], year: int | str, machines: Mapping[str, Ite
     return out
 
 
+def has_same_domain(systems: Iterable[System]) -> bool:
+    """Whether a system's AUCs are of the normal and anomalous clips of one domain."""
+    return any(key[3] == "AUC same-domain" for system in systems for key in system.values)
+
+
+def has_all(system: System, domains: Iterable[str], metric: str, year: int | str) -> bool:
+    """Whether a system has a metric, and no stand-in, of every machine of the year: its mean is there, in all domains.
+
+    `domains` are those of the means: '' for a metric over both domains.
+    """
+    return all(("all", mean_name(year), domain, metric) in system.values for domain in domains)
+
+
 def columns(year: int | str, systems: Iterable[System]) -> dict[str, tuple[str, str, str]]:
     """The means that the year's tables show, and AUCs of one domain where a system has them.
 
@@ -229,7 +244,7 @@ def columns(year: int | str, systems: Iterable[System]) -> dict[str, tuple[str, 
     found = {f"AUC\n{domain}".strip(): ("all", domain, "AUC") for domain in domains}
     found["pAUC"] = ("all", "", "pAUC")
     found["official\nscore" if score == "official score" else "mean\nof both"] = ("all", "", score)
-    if any(key[3] == "AUC same-domain" for system in systems for key in system.values):
+    if has_same_domain(systems):
         found |= {f"same-domain\nAUC {domain}": ("all", domain, "AUC same-domain") for domain in domains}
     return found
 

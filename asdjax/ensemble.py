@@ -1,0 +1,97 @@
+"""An ensemble of systems: each is a run of its own, and their scores are fused.
+
+Its config is that of a run without the sections in which the members differ, and with
+
+    ensemble = {name: dict(run=folder, SECTION=..., ...)}
+
+`run` is the member's folder, beside the ensemble's unless it is absolute: a run that is finished there is read, else it
+is trained. Scorers are called NAME/SCORER, and `score.fusions` makes one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asdjax import checks, outcome, parallel, rundir, scoretable
+from asdjax import run as single
+from asdjax.core import UsageError
+from asdjax.results import Result, fusion
+
+
+def run(config: Mapping[str, Any], workdir: Path) -> list[Result]:
+    """Trains the members that are not there, fuses all of their scores, writes the run directory, prints the result.
+
+    Args:
+        config: plain nested dict, see the module's head.
+        workdir: created where absent. Of several processes the first alone writes there.
+
+    Returns:
+        the rows of results.csv.
+    """
+    began = time.perf_counter()
+    members = {name: of_member(config, name) for name in config["ensemble"]}
+    check(config, members)
+    workdir = Path(workdir)
+    folders = {name: workdir.parent / config["ensemble"][name]["run"] for name in members}
+    if odd := [name for name, folder in folders.items() if folder.resolve() == workdir.resolve()]:
+        raise UsageError(f"config.ensemble.{odd[0]}.run: {folders[odd[0]]} is the folder of the ensemble itself")
+    if parallel.is_first():
+        rundir.check(workdir, config)
+    tables = {}
+    for name, member in members.items():
+        logging.info("%s, in %s", name, folders[name])
+        single.run(member, folders[name])
+        if parallel.is_first():
+            tables[name] = own_members(scoretable.read_scores(folders[name] / "scores.csv"))
+    if not parallel.is_first():
+        return []
+    scores = single.with_joined(fusion.joined(tables, prefix=True), config["score"])
+    workdir.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(workdir / "config.json", config)
+    rows, notes = outcome.write(workdir, scores, config["data"]["year"])
+    single.say(rows, config, test_machines(scores))
+    for note in notes:
+        logging.info("note: %s", note)
+    logging.info("done in %.0f s; everything is in %s", time.perf_counter() - began, workdir)
+    return rows
+
+
+def of_member(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The config of a member's own run."""
+    own = dict(config["ensemble"][name])
+    if not own.pop("run", ""):
+        raise UsageError(f"config.ensemble.{name} has no run, the name of its folder")
+    base = {section: value for section, value in config.items() if section != "ensemble"}
+    return {**base, **own, "score": {**base["score"], "fusions": ()}}
+
+
+def check(config: Mapping[str, Any], members: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UsageError for a member that cannot be built, or a fusion of scorers that are not there."""
+    names = []
+    for name, member in members.items():
+        try:
+            checks.check(member)
+        except UsageError as error:
+            raise UsageError(f"config.ensemble.{name}: {error}") from error
+        names += [f"{name}/{spec['name']}" for spec in member["score"]["scorers"]]
+    if not config["score"]["fusions"]:
+        raise UsageError("config.score.fusions is (): an ensemble needs a rule by which scores are fused")
+    fusion.check(config["score"]["fusions"], names)
+
+
+def own_members(scores: scoretable.Scores) -> scoretable.Scores:
+    """Scores without the means over members, which are taken anew of the fused ones."""
+    kept = scores["member"] != scoretable.ENSEMBLE
+    return {name: column[kept] for name, column in scores.items()}
+
+
+def test_machines(scores: scoretable.Scores) -> np.ndarray:
+    """The machine of every test clip."""
+    rows = next(iter(next(iter(scoretable.systems(scores)))[1].values()))  # of one scorer's one member
+    return scores["machine"][rows[scores["split"][rows] == "test"]]
