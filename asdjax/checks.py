@@ -30,7 +30,7 @@ KEYS = {
     "train": "steps epochs batch_size chunk checkpoint_every members groups",
     "score": "units scorers selections fusions training_free tsne",
 }
-OF_CLASSES = ("log_softmax", "log_softmax_mse")  # detectors that ask for a clip's own classes
+OF_CLASSES = ("log_sigmoid", "log_softmax", "log_softmax_mse")  # detectors that ask for a clip's own classes
 GROUPS = ("one_by_one", "together")  # how the groups' networks are trained
 
 
