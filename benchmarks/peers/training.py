@@ -14,9 +14,11 @@ from librosa import filters
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.peers import panns
 from benchmarks.peers.dual_path import DualPathTransformer
 from benchmarks.peers.mobilefacenet import MobileFaceNet
 from benchmarks.peers.mobilenetv2 import MobileNetV2
+from benchmarks.peers.vit import ViT
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of units (B, L, F) and label (B, C): (B,)
 
@@ -26,6 +28,11 @@ def network(spec: Mapping[str, Any], frames: int, bins: int) -> nn.Module:
     if spec["name"] == "DualPathTransformer":
         sizes = {k: spec[k] for k in ("blocks", "heads", "feedforward") if k in spec}
         return DualPathTransformer(frames, bins, **sizes)
+    if spec["name"] in ("PannsMobileNetV2", "ViT"):
+        own = {k: v for k, v in spec.items() if k not in ("name", "dtype")}
+        if spec["name"] == "ViT":
+            return ViT(frames, bins, **own)
+        return panns.MobileNetV2(**own, bins=bins).to(memory_format=torch.channels_last)
     sizes = {k: spec[k] for k in ("rows", "stem", "features", "embedding")}
     if spec["name"] == "MobileFaceNet":
         return MobileFaceNet(**sizes, bins=bins, frames=frames).to(memory_format=torch.channels_last)
@@ -93,10 +100,22 @@ class Linear(nn.Module):
         return -(label * weight * log_p).sum(-1)
 
 
+def embedding_size(spec: Mapping[str, Any], bins: int) -> int:
+    """D of the backbone in a config."""
+    match spec["name"]:
+        case "DualPathTransformer":
+            return bins
+        case "ViT":
+            return spec["width"]
+        case "PannsMobileNetV2":
+            return spec["fc"] or spec["features"]
+    return spec["embedding"]
+
+
 def classifier(config: Mapping[str, Any], frames: int, bins: int, n_classes: int) -> tuple[nn.Module, nn.Module]:
     """The peers of a config's backbone and head."""
     spec, top = config["backbone"], config["head"]
-    embedding = bins if spec["name"] == "DualPathTransformer" else spec["embedding"]
+    embedding = embedding_size(spec, bins)
     if top["name"] == "ArcFace":
         return network(spec, frames, bins), ArcFace(n_classes, embedding, top["s"], top["margin"])
     gamma = top.get("gamma", 2.0) if top.get("loss") == "focal" else 0.0
