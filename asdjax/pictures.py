@@ -90,9 +90,11 @@ def _unfit(x: np.ndarray) -> str:
 def _coordinates(x: np.ndarray, seed: int) -> np.ndarray:
     """t-SNE (N, 2) of vectors (N, D)."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30, (len(x) - 1) / 3)  # about the neighbours that count: a third of the others at most
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
+    with threadpool_limits(1):  # more threads wait for each other: ten times as long on two busy cores
+        return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
 
 
 def _groups(clips: Clips) -> tuple[np.ndarray, list[str]]:

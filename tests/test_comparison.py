@@ -57,7 +57,7 @@ def test_a_whole_year_is_printed_beside_the_published_means():
         score = value(rows, scorer, "all", "", "", "official score")
         line = next(line for line in text if line.startswith(f"this run: {scorer} "))
         assert line.startswith(f"this run: {scorer} {' '.join(mean)} {pauc} {score} ")
-        assert len([line for line in text if line.startswith(f"this run: {scorer} ")]) == 3
+        assert len([line for line in text if line.startswith(f"this run: {scorer} ")]) == 5
     at = text.index("published, DCASE 2023 dev: official score of each machine, in %")
     shown = [line for line in text[at:] if re.match("official baseline|Z|Hai", line)]
     assert [re.sub(" [0-9].*", "", line) for line in shown] == [
@@ -268,3 +268,38 @@ def test_other_test_clips_of_the_same_names_are_told():
     assert not any("not to be compared: " in line for line in beside(rows, 2023, "dev"))
     text = beside(rows, 2023, "dev", {"valve": 95})
     assert "not the challenge's test clips, not to be compared: valve (95 of 200)" in text
+
+
+def tables(text: list[str]) -> dict[str, list[str]]:
+    """The lines of each table of 'published, ...', by what its title says."""
+    out, name = {}, ""
+    for line in text:
+        if line.startswith("published, "):
+            name = line.split(": ", 1)[1]
+        out.setdefault(name, []).append(line)
+    return out
+
+
+def test_zengs_tables_stand_beside_ours_by_his_reading():
+    """Tables 4 to 6 of the report, digit by digit, and the run's numbers by the same reading above them."""
+    rows = results_of(2023, "dev")
+    found = tables(beside(rows, "2023", "dev"))
+    same = next(v for k, v in found.items() if k.startswith("AUC same-domain of each machine (normal and anomalous"))
+    at = same.index("Zeng 2023: Ensemble1 source 62.20 65.96 75.64 65.64 78.00 94.88 70.00 71.91")
+    assert same[at + 1] == "target 54.88 58.84 65.72 53.68 70.48 89.16 66.68 63.95"
+    machines = published.sections(2023, "dev")
+    for domain in metrics.DOMAINS:
+        numbers = [value(rows, "kNN", m, s, domain, "AUC same-domain") for m, (s,) in machines.items()]
+        assert any(f"{domain} {' '.join(numbers)} " in line for line in same)
+    pauc = found["pAUC of each machine, in %"]
+    assert "Zeng 2023: Ensemble4 50.89 49.00 54.15 51.36 53.47 87.95 54.26 55.34" in pauc
+    assert not any("Zhang" in line for line in pauc)  # whose pAUC is of one domain
+    numbers = [value(rows, "kNN", m, s, "", "pAUC") for m, (s,) in machines.items()]
+    assert any(line.startswith(f"this run: kNN {' '.join(numbers)} ") for line in pauc)
+    assert any("Zhang 2023" in line for line in same)
+
+
+@pytest.mark.parametrize("year", [2021, 2022, 2024])
+def test_other_years_have_no_table_of_that_reading(year):
+    titles = list(tables(beside(results_of(year, "dev", machines=("fan", "gearbox")), year, "dev")))
+    assert not any("same-domain" in t or t.startswith("pAUC") for t in titles) and len(titles) > 1
