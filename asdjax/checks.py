@@ -89,7 +89,9 @@ def check_values(config: Mapping[str, Any]) -> None:
     if config["seed"] < 0:
         raise UsageError(f"config.seed is {config['seed']}; it must be at least 0")
     if config["score"]["tsne"] < 0:
-        raise UsageError(f"config.score.tsne is {config['score']['tsne']}; expected a number of clips, 0 for no picture")
+        raise UsageError(
+            f"config.score.tsne is {config['score']['tsne']}; expected a number of clips, 0 for no picture"
+        )
     trained = config["train"]
     for name, least in (("batch_size", 2), ("chunk", 0), ("checkpoint_every", 1), ("members", 1)):
         if trained[name] < least:

@@ -26,9 +26,7 @@ _KINDS = {
 }
 
 
-def tsne(
-    file: Path, embedding: np.ndarray, clips: Clips, *, most: int = 1000, seed: int = 0, title: str = ""
-) -> str:
+def tsne(file: Path, embedding: np.ndarray, clips: Clips, *, most: int = 1000, seed: int = 0, title: str = "") -> str:
     """Draws the embeddings of clips in two dimensions, and writes the coordinates beside the picture.
 
     A colour for each machine, or section where there is one machine, or domain where there is one section; a marker

@@ -78,7 +78,9 @@ def _read(folder: str | Path) -> dict[str, np.ndarray]:
 def _backbone(params: dict[str, Any], stats: dict[str, Any]) -> dict[str, np.ndarray]:
     """Arrays of the backbone: 'params/...' and 'stats/...'."""
     if "backbone" not in params:
-        raise UsageError(f"config.init_from: only classifiers start from each other; found a system of {_some([*params])}")
+        raise UsageError(
+            f"config.init_from: only classifiers start from each other; found a system of {_some([*params])}"
+        )
     tree = {"params": params["backbone"], "stats": stats.get("backbone", {})}
     return traverse_util.flatten_dict(tree, sep="/")
 

@@ -71,7 +71,7 @@ def test_members_are_runs_and_their_scores_are_fused(data, tmp_path, caplog, cap
         assert "training on" not in caplog.text  # finished runs are read
     changed = copy.deepcopy(config)
     changed["ensemble"]["large"]["backbone"]["embedding"] = 9
-    with pytest.raises(UsageError, match="holds a run of another config: ensemble.large.backbone.embedding was 12"):
+    with pytest.raises(UsageError, match=r"holds a run of another config: ensemble.large.backbone.embedding was 12"):
         ensemble.run(changed, tmp_path / "both")
 
 

@@ -73,7 +73,7 @@ def test_what_does_not_fit_begins_anew_and_is_named(data, first, caplog):
 def test_a_network_with_nothing_in_common_is_refused(data, first):
     vit = {"name": "ViT", "patch": 8, "width": 8, "heads": 2, "dim_head": 4, "mlp": 8, "input_bn": False}
     state = fresh(settings(data, backbone=vit))
-    with pytest.raises(UsageError, match="no weights for this backbone; it has .* expected"):
+    with pytest.raises(UsageError, match=r"no weights for this backbone; it has .* expected"):
         transfer.started_from(first)(state)
 
 
@@ -104,7 +104,7 @@ def test_where_networks_are_looked_for(data, tmp_path):
             run.run({**config, "init_from": str(given)}, tmp_path / "run")
     for member in ("member_0", "member_1"):
         (tmp_path / "several" / "groups" / "all" / member / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UsageError, match="several networks, .*member_0, .*member_1: give the folder of one"):
+    with pytest.raises(UsageError, match=r"several networks, .*member_0, .*member_1: give the folder of one"):
         transfer.source(tmp_path / "several")
     one = tmp_path / "several" / "groups" / "all" / "member_1"
     assert transfer.source(one) == one / "checkpoints"

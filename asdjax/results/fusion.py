@@ -23,11 +23,11 @@ def fuse(scores: Mapping[str, np.ndarray], *, name: str, scorers: Sequence[str] 
 
     The rule is the same for all machines and sees neither labels nor test clips (the pattern of arXiv 2606.19269). With
     'sum' and 'product' the scores are taken as they are (Zeng 2023, section 4). With 'mean' and 'max' they are first
-    standardised by those of the normal training clips: in each section a scorer's scores lose the mean of the section's training clips, and are divided by their standard
-    deviation (ddof 0). These scores must be of detectors that were fitted without the clip, as in scores.csv. Where a
-    section has fewer than FEW, or all are equal, those of all the machine's sections together serve; where these are
-    all equal too, scores keep their unit. Infinite scores are left out of mean and deviation. A scorer without any
-    score of a section's test clips has no part in that section.
+    standardised by those of the normal training clips: in each section a scorer's scores lose the mean of the section's
+    training clips, and are divided by their standard deviation (ddof 0). These scores must be of detectors that were
+    fitted without the clip, as in scores.csv. Where a section has fewer than FEW, or all are equal, those of all the
+    machine's sections together serve; where these are all equal too, scores keep their unit. Infinite scores are left
+    out of mean and deviation. A scorer without any score of a section's test clips has no part in that section.
 
     Args:
         scores: the columns of scores.csv.
@@ -79,7 +79,9 @@ def _fused(scores: Mapping[str, np.ndarray], machine: Rows, section: Rows, where
     if how in RAW:
         found = [scores["score"][own] for own in rows]
         if how == "product" and (odd := [name for name, own in zip(section, found, strict=True) if (own < 0).any()]):
-            raise InputError(f"{where}: {odd[0]!r} has negative scores, whose product orders nothing; take another rule")
+            raise InputError(
+                f"{where}: {odd[0]!r} has negative scores, whose product orders nothing; take another rule"
+            )
         return of | {"score": RULES[how](found, axis=0)}
     standard = []
     for scorer, own in zip(section, rows, strict=True):
@@ -153,7 +155,9 @@ def fuse_runs(
     return concatenate([scores, fuse(scores, name=name, scorers=scorers, how=how)])
 
 
-def joined(tables: Mapping[str, Mapping], files: Mapping[str, Mapping] | None = None, *, prefix: bool = False) -> Scores:
+def joined(
+    tables: Mapping[str, Mapping], files: Mapping[str, Mapping] | None = None, *, prefix: bool = False
+) -> Scores:
     """The scores of several runs over the same clips as one table.
 
     Args:
