@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from asdjax import augment, by_machine, detectors, learn, parallel, scoretable, train, transfer
+from asdjax import augment, by_machine, detectors, learn, scoretable, train
 from asdjax.core import Clips, UsageError, build
 from asdjax.data import dcase
 from asdjax.data import labels as classes
@@ -46,8 +46,6 @@ def check(config: Mapping[str, Any]) -> None:
     check_keys(config)
     check_values(config)
     by_machine.check(config)
-    if config["init_from"] and parallel.is_first():
-        transfer.source(config["init_from"])
     gives_test_domain, score = dcase.year_of(config["data"]["year"]).gives_test_domain, config["score"]
     names = []
     for machine, own in by_machine.configs(config).items():

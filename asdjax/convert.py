@@ -70,7 +70,7 @@ def from_panns(
         raise InputError("; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else ""))
     taken = {path: ours_of(np.asarray(arrays[name], np.float32)) for path, name in sources.items()}
     known = {path: np.ones(leaf.shape, leaf.dtype) for path, leaf in flat.items() if path not in sources}
-    tree = traverse_util.unflatten_dict(taken | known)  # all classes are known, see heads.of_known_classes
+    tree = traverse_util.unflatten_dict(taken | known)  # all classes are known, see heads.known_classes
     return tree["params"], {**like.stats, **tree["stats"]}
 
 

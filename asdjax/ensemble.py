@@ -4,8 +4,9 @@ Its config is that of a run without the sections in which the members differ, an
 
     ensemble = {name: dict(run=folder, SECTION=..., ...)}
 
-`run` is the member's folder, beside the ensemble's unless it is absolute: a run that is finished there is read, else it
-is trained. Scorers are called NAME/SCORER, and `score.fusions` makes one of them.
+`run` is the member's folder, beside the ensemble's unless it is absolute: what is not trained there is trained, and all
+of it is scored anew. 'scorers' among the sections stands for score.scorers. Scorers are called NAME/SCORER, and
+`score.fusions` makes one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from asdjax import checks, outcome, parallel, rundir, scoretable
+from asdjax import checks, outcome, parallel, rundir, scoretable, transfer
 from asdjax import run as single
 from asdjax.core import UsageError
 from asdjax.results import Result, fusion
@@ -39,10 +40,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[Result]:
     check(config, members)
     workdir = Path(workdir)
     folders = {name: workdir.parent / config["ensemble"][name]["run"] for name in members}
-    if odd := [name for name, folder in folders.items() if folder.resolve() == workdir.resolve()]:
-        raise UsageError(f"config.ensemble.{odd[0]}.run: {folders[odd[0]]} is the folder of the ensemble itself")
     if parallel.is_first():
-        rundir.check(workdir, config)
+        check_folders(config, workdir, members, folders)
     tables = {}
     for name, member in members.items():
         logging.info("%s, in %s", name, folders[name])
@@ -64,11 +63,14 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[Result]:
 
 def of_member(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The config of a member's own run."""
+    if "score" not in config:
+        raise UsageError("config lacks score")
     own = dict(config["ensemble"][name])
     if not own.pop("run", ""):
         raise UsageError(f"config.ensemble.{name} has no run, the name of its folder")
     base = {section: value for section, value in config.items() if section != "ensemble"}
-    return {**base, **own, "score": {**base["score"], "fusions": ()}}
+    scorers = own.pop("scorers", base["score"]["scorers"])
+    return {**base, **own, "score": {**base["score"], "scorers": scorers, "fusions": ()}}
 
 
 def check(config: Mapping[str, Any], members: Mapping[str, Mapping[str, Any]]) -> None:
@@ -80,9 +82,33 @@ def check(config: Mapping[str, Any], members: Mapping[str, Mapping[str, Any]]) -
         except UsageError as error:
             raise UsageError(f"config.ensemble.{name}: {error}") from error
         names += [f"{name}/{spec['name']}" for spec in member["score"]["scorers"]]
-    if not config["score"]["fusions"]:
-        raise UsageError("config.score.fusions is (): an ensemble needs a rule by which scores are fused")
+    if config["score"]["selections"] or not config["score"]["fusions"]:
+        raise UsageError(
+            "config.score: an ensemble needs a rule of fusions, by which to make one score, and no selections"
+        )
     fusion.check(config["score"]["fusions"], names)
+
+
+def check_folders(
+    config: Mapping[str, Any],
+    workdir: Path,
+    members: Mapping[str, Mapping[str, Any]],
+    folders: Mapping[str, Path],
+) -> None:
+    """Raises UsageError where a folder is another run's, or has nothing to start from: before the first is trained."""
+    taken = {workdir.resolve(): "the ensemble itself"}
+    for name, folder in folders.items():
+        if other := taken.get(folder.resolve()):
+            raise UsageError(f"config.ensemble.{name}.run: {folder} is the folder of {other}; expected one of its own")
+        taken[folder.resolve()] = name
+    rundir.check(workdir, config)
+    for name, member in members.items():
+        try:
+            rundir.check(folders[name], member)
+            transfer.check(member["init_from"], folders[name])
+        except UsageError as error:
+            said = str(error).replace("--workdir", f"config.ensemble.{name}.run")  # which is its folder here
+            raise UsageError(f"config.ensemble.{name}: {said}") from error
 
 
 def own_members(scores: scoretable.Scores) -> scoretable.Scores:

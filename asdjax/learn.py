@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asdjax import evaluate, parallel, steplog, timing, train, transfer
+from asdjax import evaluate, parallel, steplog, timing, train
 from asdjax.core import Clips, System, TrainState, build
 from asdjax.data import feed, sampling
 from asdjax.data import labels as classes
@@ -171,7 +171,7 @@ def trained_states(
             chunk=settings["chunk"],
             checkpoint_every=settings["checkpoint_every"],
             mesh=mesh,
-            start_from=transfer.started_from(config["init_from"]) if config["init_from"] else None,
+            init_from=config["init_from"],
             progress=on_chunk,
             watch=watch,
         )

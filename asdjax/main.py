@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
         config, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value) if _WORKDIR.value else default_workdir()
         if "ensemble" in config:
             ensemble.run(config, workdir)
-        elif config["data"]["year"] == tagging.YEAR:
+        elif "data" in config and config["data"].get("year") == tagging.YEAR:
             tagging.run(config, workdir)
         else:
             run.run(config, workdir)

@@ -26,9 +26,11 @@ from asdjax import (
     results,
     rundir,
     scoretable,
+    steplog,
     tables,
     timing,
     training_free,
+    transfer,
 )
 from asdjax.core import Clips, InputError
 from asdjax.data import audio, dcase, feed, synth
@@ -62,6 +64,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
     watch = timing.Watch()
     checks.check(config)
     rundir.check(workdir, config)
+    transfer.check(config["init_from"], workdir)
     mesh = parallel.data_mesh()
     with watch.phase("load"):
         clips, store, level = parallel.in_turn(lambda: load(config["data"]))
@@ -84,7 +87,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         rows, notes = outcome.write(workdir, scores, config["data"]["year"])
         if parallel.is_first():
             say(rows, config, clips.machine[clips.is_test])
-    for note in notes:
+    for note in filter(None, [*notes, steplog.hardly_trained(workdir)]):
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
     return rows

@@ -51,6 +51,15 @@ def check_finite(metrics: dict[str, np.ndarray], first: int, folders: list[Path]
         )
 
 
+def hardly_trained(workdir: Path) -> str:
+    """A sentence where a network of a run was trained for so few steps that its scores say nothing of the method."""
+    logs = [log.read_text().splitlines() for log in workdir.glob("groups/**/metrics.jsonl")]
+    least = min(map(len, logs), default=ENOUGH)
+    if least >= ENOUGH:
+        return ""
+    return f"trained for {least} steps only: these are the scores of a network that has hardly learnt anything"
+
+
 def collapse_warning(folder: Path, n_classes: int) -> str:
     """A sentence where the last steps show a collapsed network, as margin heads can end; '' where they do not.
 

@@ -15,7 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asdjax import checks, evaluate, learn, metrics, parallel, rundir, scoretable, tables, timing, train, transfer
+from asdjax import (
+    checks,
+    evaluate,
+    learn,
+    metrics,
+    parallel,
+    rundir,
+    scoretable,
+    steplog,
+    tables,
+    timing,
+    train,
+    transfer,
+)
 from asdjax.core import InputError, System, TrainState, UsageError
 from asdjax.data import audioset, events, ondemand
 from asdjax.data.feed import Store
@@ -91,6 +104,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[Found]:
     watch = timing.Watch()
     check(config)
     rundir.check(workdir, config)
+    transfer.check(config["init_from"], workdir)
     mesh = parallel.data_mesh()
     with watch.phase("load"):
         clips, store = parallel.in_turn(lambda: load(config["data"]))
@@ -107,8 +121,12 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[Found]:
             write(workdir, clips.path[test], logits, rows)
             if parallel.is_first():
                 print_table(rows, len(test))
+        if store.wave.failed:
+            logging.warning("warning: %d files could not be decoded: heard as silence", len(store.wave.failed))
     else:
         logging.info("there are no test clips: the network is trained, how well it finds the tags is not known")
+    if said := steplog.hardly_trained(workdir):
+        logging.info("note: %s", said)
     rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
     rundir.write_json(workdir / "timing.json", watch.summary())
     return rows
@@ -130,8 +148,6 @@ def check(config: Mapping[str, Any]) -> None:
     if seconds <= 0:
         raise UsageError(f"config.data.seconds is {seconds}; with data.year 'audioset' it must be above 0, as 10.0")
     ordinary = {**config, "data": {**config["data"], **ORDINARY}, "sampler": {"name": "uniform"}}
-    if config["init_from"] and parallel.is_first():
-        transfer.source(config["init_from"])
     checks.check_values(ordinary)
     checks.check_parts(ordinary)
     learn.sampler(config, TWO, np.ones(2, bool), units=1)

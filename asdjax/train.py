@@ -18,7 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from asdjax import augment, checkpoint, chunks, frontends, heads, models, optim, parallel, steplog, systems, timing
+from asdjax import (
+    augment,
+    checkpoint,
+    chunks,
+    frontends,
+    heads,
+    models,
+    optim,
+    parallel,
+    steplog,
+    systems,
+    timing,
+    transfer,
+)
 from asdjax.core import Parts, Preempted, System, TrainState, UsageError, build
 from asdjax.data import feed
 
@@ -147,7 +160,7 @@ def train(
     checkpoint_every: int,
     mesh: Mesh,
     lowering: str = "",
-    start_from: Callable[[TrainState], TrainState] | None = None,
+    init_from: str = "",
     progress=None,
     watch: timing.Watch | None = None,
 ) -> list[TrainState]:
@@ -162,7 +175,7 @@ def train(
         checkpoint_every: steps between checkpoints (at chunk borders; the last step always has one).
         mesh: the devices.
         lowering: how the networks share the devices, see chunks.make_chunk; '': chunks.lowering.
-        start_from: what becomes of initial states, of numpy arrays, where there are no checkpoints; see transfer.
+        init_from: a folder whose network these begin with where they have no checkpoints, see transfer; '': none.
         progress: called as progress(step, steps, metrics, clips_per_s) for each chunk; metrics are means over networks.
         watch: gets the seconds of each phase.
 
@@ -195,10 +208,10 @@ def train(
         stop = start + -(-max(steps - start, 0) // chunk) * chunk
         if start and system.update:
             logging.info("%s: resumed at step %d of %d", networks[0].folder, start, stop)
+        given = transfer.started_from(init_from) if init_from and not found else lambda state: state
 
         def begun() -> list[TrainState]:
-            states = initial(networks, store, mesh)
-            return [start_from(state) for state in states] if start_from else list(states)
+            return [given(state) for state in initial(networks, store, mesh)]
 
         if system.update is None or start == stop:
             if parallel.anyone(bool(terminated)):

@@ -30,11 +30,17 @@ def source(folder: str | Path) -> Path:
     return found[0]
 
 
+def check(folder: str, workdir: Path) -> None:
+    """Raises UsageError where a run in `workdir` that is not begun has nothing to start from; '': from scratch."""
+    if folder and parallel.is_first() and not any(workdir.glob("groups/**/checkpoints/[0-9]*")):
+        source(folder)
+
+
 def started_from(folder: str | Path) -> Callable[[TrainState], TrainState]:
     """The function that gives a new network the weights of another, where they have names and shapes in common.
 
     Weights and batch statistics of the backbone are taken; the head is of other classes, and stays as it is. What was
-    taken and what begins anew is said once.
+    taken and what begins anew is said once, as a warning where it is less than half.
 
     Args:
         folder: see `source`.
@@ -49,19 +55,21 @@ def started_from(folder: str | Path) -> Callable[[TrainState], TrainState]:
     def start(state: TrainState) -> TrainState:
         own = _backbone(state.params, state.stats)
         taken = {k for k, v in own.items() if k in found and found[k].shape == v.shape}
-        anew = [f"{k} {v.shape}" for k, v in own.items() if k not in taken]
+        head = traverse_util.flatten_dict({"params": {"head": state.params["head"]}}, sep="/")
+        anew = [f"{k} {v.shape}" for k, v in (own | head).items() if k not in taken]
         if not taken:
             raise UsageError(
                 f"config.init_from: {folder} has no weights for this backbone; it has "
                 f"{_some([f'{k} {v.shape}' for k, v in found.items()])}, expected {_some(anew)}"
             )
-        left = [k for k in found if k not in taken]
+        left = [f"{k} {v.shape}" for k, v in found.items() if k not in taken]
+        few = len(taken) < len(own) / 2
         message = (
-            f"started from {folder}, step {step}: {len(taken)} of {len(own)} arrays of the backbone; anew: the head"
-            f"{''.join(f', {name}' for name in anew)}; not taken: {', '.join(left) or 'nothing'}"
+            f"{'warning: ' * few}started from {folder}, step {step}: {len(taken)} of {len(own)} arrays of the "
+            f"backbone; anew: {', '.join(anew)}; not taken: its head{''.join(f', {name}' for name in left)}"
         )
         if message not in said:
-            logging.info("%s", message)
+            logging.log(logging.WARNING if few else logging.INFO, "%s", message)
             said.add(message)
         new = {k: found[k].astype(v.dtype) if k in taken else v for k, v in own.items()}
         return state.replace(**_replaced(state.params, state.stats, new))

@@ -382,7 +382,7 @@ def get_config(variant: str = "ensemble") -> ConfigDict:
                 by_machine={name: of for name, of in detector.items() if of != others},
             ),
         ),
-        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
+        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean", "max", "sum" or "product")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
         tsne=0,  # clips in a t-SNE picture of the embeddings, e.g. 1000
     )

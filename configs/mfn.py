@@ -110,7 +110,7 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
         ),
         selections=(),
-        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
+        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean", "max", "sum" or "product")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
         tsne=1000,  # clips in the t-SNE picture of the embeddings; 0: none
     )

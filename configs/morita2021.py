@@ -166,7 +166,7 @@ def get_config(variant: str = "mfn") -> ConfigDict:
         units=72,  # windows through the network at once; 18 a clip, some 30 MB each
         scorers=GRID,
         selections=SUBMISSIONS if variant == "mfn" else (),
-        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean" or "max")
+        fusions=(),  # of scorers: dict(name=..., scorers=(...), how="mean", "max", "sum" or "product")
         training_free=True,  # print what configs/statistics.py says of the same clips beside
         tsne=0,  # clips in a t-SNE picture of the embeddings, e.g. 1000
     )

@@ -4,8 +4,8 @@
     python -m asdjax.main --config=configs/zeng2023.py:ensemble4 --config.data.root=data/dcase2023t2
 
 One general network learns the machine type of 3-s pieces of all machines' normal sound: as classes (SEC), or as events
-that may sound at once, with other machines mixed in (SED). A test clip is 15 windows, whose mean embedding is compared
-with the training clips of its machine: Mahalanobis distance to the mean of either domain.
+that may sound at once, with other machines mixed in (SED). A 10-s clip is 15 windows, whose mean embedding is compared
+with those of training clips of its machine: Mahalanobis distance to the mean of either domain.
 
 Variants:
     mv2_sec, mv2_sed  MobileNetV2 as PANNs have it; the report starts from a network that has learnt AudioSet's tags,
@@ -14,6 +14,7 @@ Variants:
     mv2_pretrain      the tags of AudioSet (data.root: its folder; '' a synthetic miniature of the same format)
     ensemble1 to 4    mv2_sec + mv2_sed, vit_sec + vit_sed, the sum and the product of both sums (table 3), of runs
                       beside this one's folder; members that are not there are trained. NAME_standardised is ours
+    ,strides=sandler  after a MobileNetV2: its rows are halved where Sandler et al. (2018) do, not where PANNs do
 
 A published PANNs checkpoint (MobileNetV2) becomes a start by python -m asdjax.convert panns FILE.pth FOLDER. A try on
 few recordings (network and frontend are what they are; fewer steps, smaller batches):
@@ -40,7 +41,7 @@ Ours: not run on the 2023 data set, which was not at hand, and neither was Audio
 from ml_collections import ConfigDict
 
 RATE = 16000  # Hz, section 3.1
-PANNS = (  # table 1, and as PANNs have it: (t, c, n, s); Sandler et al. have (6, 96, 3, 1), (6, 160, 3, 2)
+PANNS = (  # (t, c, n, s) of table 1, and as PANNs have it
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -49,6 +50,7 @@ PANNS = (  # table 1, and as PANNs have it: (t, c, n, s); Sandler et al. have (6
     (6, 160, 3, 1),
     (6, 320, 1, 1),
 )
+SANDLER = (*PANNS[:4], (6, 96, 3, 1), (6, 160, 3, 2), PANNS[6])  # as Sandler et al. (2018, table 2) have it
 
 BACKBONES = {
     "mv2": dict(
@@ -96,11 +98,15 @@ E3 = dict(name="ensemble3", scorers=("ensemble1", "ensemble2"), how="sum")
 E4 = dict(name="ensemble4", scorers=("ensemble1", "ensemble2"), how="product")
 ENSEMBLES = {"ensemble1": (E1,), "ensemble2": (E2,), "ensemble3": (E1, E2, E3), "ensemble4": (E1, E2, E4)}
 
-PIECES = ("wave_ops", "backbone", "head", "init_from")  # in which the members of an ensemble differ
+PIECES = ("wave_ops", "backbone", "head", "init_from")  # in which the members of an ensemble differ, and scorers
 VARIANTS = (*MEMBERS, "mv2_pretrain", *ENSEMBLES)
 
 
 def get_config(variant: str = "mv2_sec") -> ConfigDict:
+    if variant.startswith("mv2") and variant.endswith(",strides=sandler"):
+        config = get_config(variant.removesuffix(",strides=sandler"))
+        config.backbone.rows = SANDLER
+        return config
     if variant not in VARIANTS:
         raise ValueError(f"configs/zeng2023.py:{variant}: no such variant; there is: {', '.join(VARIANTS)}")
     if variant == "mv2_pretrain":
@@ -124,8 +130,8 @@ def get_config(variant: str = "mv2_sec") -> ConfigDict:
         sample_rate=RATE,
         resample=False,
         channel=0,
-        seconds=0.0,  # 0: the longest clip
-        length="tile",  # not stated
+        seconds=0.0,  # 0: the longest clip, 18 s with all 14 machines; 10.0: the 15 windows of a 10-s clip alone
+        length="tile",  # not stated; shorter clips are repeated, and some of their windows hold the seam
         cache="",
         resident=True,  # the clips live on the device where they fit in half its memory
         bank="waves",
@@ -149,7 +155,7 @@ def get_config(variant: str = "mv2_sec") -> ConfigDict:
         groups="one_by_one",
     )
     config.score = dict(
-        units=128,  # windows through the network at once, some 8 MB each
+        units=128,  # windows through the network at once: 3-s ones of some 8 MB
         scorers=(
             dict(
                 name="mahalanobis",
@@ -193,14 +199,16 @@ def ensemble(variant: str) -> ConfigDict:
     config, rules = get_config("mv2_sec"), ENSEMBLES[variant]
     names = tuple(name for rule in rules for name in rule["scorers"] if "/" in name)
     config.ensemble = dict()
-    for name in names:
-        own = get_config(name.split("/")[0])
-        # the folder of the member's run, beside this run's: trained there, unless it has been
-        config.ensemble[name.split("/")[0]] = dict(
-            run=f"zeng2023-{name.split('/')[0]}", **{piece: own[piece] for piece in PIECES}
+    for name in [name.split("/")[0] for name in names]:
+        own = get_config(name)
+        config.ensemble[name] = dict(
+            run=f"zeng2023-{name}",  # the folder of the member's run, beside this run's; trained there if it was not
+            scorers=own.score.scorers,
+            **{piece: own[piece] for piece in PIECES},
         )
     for piece in PIECES:
         del config[piece]
+    config.score.scorers = ()  # the members'
     standardised = dict(name=f"{variant}_standardised", scorers=names, how="mean")  # ours, beside: on one scale
     config.score.fusions = (*rules, standardised)
     return config
@@ -223,7 +231,9 @@ def pretraining() -> ConfigDict:
     config.sampler = dict(name="tag_balanced")  # not stated: PANNs, rare classes as often as others
     config.cut = dict(name="cut", width=10 * RATE, hop=10 * RATE, at="wave", tail="drop")
     config.wave_ops = ()
-    config.feature_ops = (  # not stated: PANNs; there they follow the BatchNorm over mel bins, here they precede it
+    # Not stated: PANNs. There both follow the BatchNorm over mel bins. Here they precede it, so that its statistics are
+    # of mixed sounds, whose decibels vary less than those of the unmixed ones that it meets later
+    config.feature_ops = (
         dict(name="spec_mask", time_stripes=2, time_width=64, freq_stripes=2, freq_width=8, fill="mean"),
         dict(name="mixup", p=1.0, alpha=1.0),  # PANNs draw two clips for each, here a clip is another's partner too
     )
@@ -232,6 +242,7 @@ def pretraining() -> ConfigDict:
     config.train.steps = 5_000_000  # table 2 as printed; 80 passes; PANNs stop at 1,000,000: perhaps 500,000 is meant
     config.train.checkpoint_every = 2000
     config.score.scorers = config.score.fusions = ()  # its numbers are mean average precision and mean AUC
+    config.score.units = 32  # 10-s windows
     config.score.training_free = False
     config.score.tsne = 0
     return config

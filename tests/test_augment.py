@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from asdjax import augment, core, losses
+from asdjax.augment.fmix import amplitudes, largest, low_frequency_image
+from asdjax.augment.mixing import blend, cross_domain
 from asdjax.core import UsageError
 
 HERE = Path(__file__).parent
@@ -25,7 +27,7 @@ def test_blend_against_golden():
     with jax.enable_x64(True):
         for name, partner in (("asdkit", given["perm"]), ("wilkinghoff", [3, 2, 1, 0])):
             for leaf, values in (("x", given["x"]), ("y", given["Y"])):
-                got = augment.blend(jnp.array(values), jnp.array(partner), jnp.array(lam))
+                got = blend(jnp.array(values), jnp.array(partner), jnp.array(lam))
                 np.testing.assert_allclose(got, expected[f"{name}_{leaf}"], rtol=0, atol=1e-12)
 
 
@@ -34,7 +36,7 @@ def test_losses_of_a_batch_with_one_lam_against_golden():
     margin = LOSSES["arcface"]
     with jax.enable_x64(True):
         partner, lam = jnp.array(LOSSES["perm"]), jnp.array([LOSSES["lam"]])
-        x, label = (augment.blend(jnp.array(v), partner, lam) for v in (LOSSES["x"], np.eye(3)[LOSSES["y"]]))
+        x, label = (blend(jnp.array(v), partner, lam) for v in (LOSSES["x"], np.eye(3)[LOSSES["y"]]))
         np.testing.assert_allclose(x, LOSSES["mixed"], rtol=0, atol=1e-12)
         found = losses.softmax(jnp.array(LOSSES["logits"]), label).mean()
         np.testing.assert_allclose(found, LOSSES["ce_mixed"], rtol=0, atol=1e-8)
@@ -100,7 +102,7 @@ def test_partners_of_the_other_domain(target):
     """Uniform over the examples of the other domain; over all where there are none."""
     draws, is_target = 1000, np.array(target) >= 0.5
     keys = jax.random.split(jax.random.key(1), draws)
-    partner = np.asarray(jax.vmap(augment.cross_domain, in_axes=(0, None))(keys, jnp.array(target)))
+    partner = np.asarray(jax.vmap(cross_domain, in_axes=(0, None))(keys, jnp.array(target)))
     assert partner.dtype == np.int32
     for i, own in enumerate(is_target):
         allowed = is_target != own if is_target.any() and not is_target.all() else np.ones(5, bool)
@@ -126,14 +128,14 @@ def test_cross_domain_pairs(name):
 @pytest.mark.parametrize("size", ["8x6", "6x8"])
 def test_fmix_amplitudes_against_golden(size):
     shape, golden = tuple(map(int, size.split("x"))), FMIX["small"][size]
-    np.testing.assert_allclose(augment.amplitudes(shape, 3.0), golden["scale"], rtol=1e-9)
+    np.testing.assert_allclose(amplitudes(shape, 3.0), golden["scale"], rtol=1e-9)
     lowest = np.maximum(golden["freqs"], 1 / max(shape))
-    np.testing.assert_allclose(1 / augment.amplitudes(shape, 1.0), lowest, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(1 / amplitudes(shape, 1.0), lowest, rtol=0, atol=1e-9)
 
 
 def test_fmix_amplitudes_in_cycles_per_map():
     """By hand: 0 and 1 cycle are the lowest, 2 cycles along either axis have an eighth of their amplitude."""
-    found = augment.amplitudes((512, 8), 3.0, "per_image")
+    found = amplitudes((512, 8), 3.0, "per_image")
     assert found.shape == (512, 5)
     np.testing.assert_allclose(found[[0, 1, 0, 2, 0, -2, 3], [0, 0, 1, 0, 2, 0, 4]], [1, 1, 1, *[1 / 8] * 3, 1 / 125])
 
@@ -144,11 +146,11 @@ def test_fmix_amplitudes_in_cycles_per_map():
 def test_fmix_images_and_masks_against_golden(variant, size, x64, tolerance):
     shape, golden = tuple(map(int, size.split("x"))), FMIX["small"][size]
     with jax.enable_x64(x64):
-        image = augment.low_frequency_image(jnp.array(golden["normals"]), shape, variant=variant)
+        image = low_frequency_image(jnp.array(golden["normals"]), shape, variant=variant)
         assert image.dtype == (jnp.float64 if x64 else jnp.float32)
         np.testing.assert_allclose(image, golden[variant]["image"], rtol=0, atol=tolerance)
         for number, name in ((14, "floor"), (15, "ceil")):  # of 0.3 * 48 pixels
-            mask = augment.largest(image, jnp.array(number))
+            mask = largest(image, jnp.array(number))
             np.testing.assert_array_equal(mask, golden[variant][f"mask_lam_0p3_{name}"])
 
 
@@ -164,13 +166,13 @@ def test_fmix_images_of_odd_maps_equal_numpys(variant, shape):
     expected = np.fft.irfftn(spectrum, shape, axes=(0, 1))
     expected = (expected - expected.min()) / np.ptp(expected)
     with jax.enable_x64(True):
-        found = augment.low_frequency_image(jnp.array(z), shape, variant=variant)
+        found = low_frequency_image(jnp.array(z), shape, variant=variant)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 def test_fmix_official_images_have_one_cycle_along_the_second_axis():
     with jax.enable_x64(True):
-        image = augment.low_frequency_image(jax.random.normal(jax.random.key(0), (8, 4, 2)), (8, 6), variant="official")
+        image = low_frequency_image(jax.random.normal(jax.random.key(0), (8, 4, 2)), (8, 6), variant="official")
     energy = np.abs(np.fft.rfft2(image)) ** 2
     assert energy[:, 2:].sum() < 1e-25 < energy[:, 1].sum()
 
@@ -183,8 +185,8 @@ def test_fmix_images_and_masks_have_the_statistics_of_the_papers_code(case):
 
     def one(key):
         normals = jax.random.normal(key, (shape[0], shape[1] // 2 + 1, 2))
-        image = augment.low_frequency_image(normals, shape, variant=variant)
-        return image, augment.largest(image, jnp.array(image.size // 2))
+        image = low_frequency_image(normals, shape, variant=variant)
+        return image, largest(image, jnp.array(image.size // 2))
 
     image, mask = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(0), draws))
     image, mask = np.asarray(image, np.float64), np.asarray(mask, int)
@@ -208,7 +210,7 @@ def test_fmix_images_and_masks_have_the_statistics_of_the_papers_code(case):
 
 def test_as_many_pixels_as_asked_even_among_equals():
     image = jax.random.randint(jax.random.key(0), (5, 7), 0, 4).astype(jnp.float32)
-    chosen = np.asarray(jax.jit(jax.vmap(augment.largest, in_axes=(None, 0)))(image, jnp.arange(36)))
+    chosen = np.asarray(jax.jit(jax.vmap(largest, in_axes=(None, 0)))(image, jnp.arange(36)))
     image = np.asarray(image)
     np.testing.assert_array_equal(chosen.sum((1, 2)), np.arange(36))
     for mask in chosen[1:-1]:

@@ -69,6 +69,11 @@ def test_members_are_runs_and_their_scores_are_fused(data, tmp_path, caplog, cap
     with caplog.at_level(logging.INFO):
         ensemble.run(config, tmp_path / "both")
         assert "training on" not in caplog.text  # finished runs are read
+    another = {**config, "ensemble": {**config["ensemble"], "small": {**config["ensemble"]["small"], "run": "third"}}}
+    another["ensemble"]["large"] = {**another["ensemble"]["large"], "optim": {"name": "sgd", "lr": 1e-3}}
+    with pytest.raises(UsageError, match=r"ensemble.large: .*second holds a run of another config: optim"):
+        ensemble.run(another, tmp_path / "new")
+    assert not (tmp_path / "third").exists()  # what a later member stops at is found before the first is trained
     changed = copy.deepcopy(config)
     changed["ensemble"]["large"]["backbone"]["embedding"] = 9
     with pytest.raises(UsageError, match=r"holds a run of another config: ensemble.large.backbone.embedding was 12"):
@@ -104,14 +109,29 @@ def itself(config):
     config["ensemble"]["small"]["run"] = "e"
 
 
+def one_folder(config):
+    config["ensemble"]["small"]["run"] = "second"
+
+
+def selections(config):
+    config["score"]["selections"] = ({"name": "s", "source": "knn", "target": "knn"},)
+
+
+def nothing_to_start_from(config):
+    config["ensemble"]["large"]["init_from"] = "nowhere"
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (no_run, "config.ensemble.small has no run"),
-        (no_rule, "needs a rule"),
+        (no_rule, "needs a rule of fusions"),
         (unknown, "no scorer 'total'"),
         (odd_backbone, "config.ensemble.large: .*has no 'Nothing'"),
         (itself, "is the folder of the ensemble itself"),
+        (one_folder, r"config.ensemble.large.run: .*second is the folder of small"),
+        (selections, "no selections"),
+        (nothing_to_start_from, r"config.ensemble.large: config.init_from: nowhere is not there"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )

@@ -327,6 +327,12 @@ def test_other_scorers_of_one_machine_are_only_scored_anew(data, tmp_path):
         run.run(settings(data, **changes, by_machine={"pump": {"head": {"name": "Linear"}}}), tmp_path / "r")
 
 
+def test_scores_of_a_hardly_trained_network_are_called_so(finished, data, caplog):
+    with caplog.at_level("INFO"):
+        run.run(settings(data), finished[0])
+    assert "note: trained for 8 steps only: these are the scores of a network that has hardly learnt" in caplog.text
+
+
 def test_where_the_time_went_is_kept(finished):
     timing = json.loads((finished[0] / "timing.json").read_text())
     assert {"load", "score", "report", "total"} <= timing["seconds"].keys()

@@ -5,14 +5,9 @@ gives 'class' (B, C), 'target' (B,), 1 for clips of the target domain, and 'step
 """
 
 from asdjax.augment.events import crop, event_mix
-from asdjax.augment.fmix import amplitudes as amplitudes
 from asdjax.augment.fmix import fmix
-from asdjax.augment.fmix import largest as largest
-from asdjax.augment.fmix import low_frequency_image as low_frequency_image
 from asdjax.augment.masks import spec_mask
 from asdjax.augment.mixing import alternate, choose, mixup
-from asdjax.augment.mixing import blend as blend
-from asdjax.augment.mixing import cross_domain as cross_domain
 from asdjax.augment.op import Op as Op
 
 __all__ = ["alternate", "choose", "crop", "event_mix", "fmix", "mixup", "spec_mask"]  # what configs name

@@ -9,7 +9,7 @@ from asdjax.core import UsageError
 from asdjax.losses import full_precision
 from asdjax.models.attention import attention, dense, layer_norm
 from asdjax.models.autoencoder import KERNEL_INIT, bias_init
-from asdjax.models.layers import BatchNorm, Initializer
+from asdjax.models.layers import BatchNorm, Initializer, maximum_over_frames
 
 # Glorot's uniform over queries, keys and values together, as PyTorch has it: smaller than over each of the three.
 QKV_INIT = nn.initializers.xavier_uniform()
@@ -87,11 +87,3 @@ class EncoderLayer(nn.Module):
 
     def dense(self, name: str, features: int, x: jax.Array, kernel_init: Initializer, bias_init) -> jax.Array:
         return dense(name, features, x, self.dtype, kernel_init, bias_init)
-
-
-def maximum_over_frames(x: jax.Array) -> jax.Array:
-    """x (B, L, F) -> (B, F), with the gradient going to the first of the largest."""
-    # The gradient of x.max(1) compares x with its maximum. XLA may compute x anew for that, rounded otherwise: then no
-    # entry is the largest, and the gradient is 0 / 0 (seen on CPU).
-    largest = jax.nn.one_hot(x.argmax(1), x.shape[1], dtype=x.dtype, axis=1)
-    return (x * largest).sum(1)

@@ -205,3 +205,11 @@ class Bottleneck(nn.Module):
         y = BatchNorm(self.act)(Depthwise(self.s)(y), train)
         y = BatchNorm()(Pointwise(self.c)(y), train)
         return x + y if self.s == 1 and x.shape[-1] == self.c else y
+
+
+def maximum_over_frames(x: jax.Array) -> jax.Array:
+    """x (B, L, F) -> (B, F), with the gradient going to the first of the largest."""
+    # The gradient of x.max(1) compares x with its maximum. XLA may compute x anew for that, rounded otherwise: then no
+    # entry is the largest, and the gradient is 0 / 0 (seen on CPU).
+    largest = jax.nn.one_hot(x.argmax(1), x.shape[1], dtype=x.dtype, axis=1)
+    return (x * largest).sum(1)

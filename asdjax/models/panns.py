@@ -15,8 +15,7 @@ from flax import linen as nn
 from asdjax.core import UsageError
 from asdjax.losses import full_precision
 from asdjax.models.convolutions import conv, depthwise
-from asdjax.models.dual_path import maximum_over_frames
-from asdjax.models.layers import BatchNorm, Pointwise, in_type, linear, relu6
+from asdjax.models.layers import BatchNorm, Pointwise, in_type, linear, maximum_over_frames, relu6
 
 # (t expansion, c channels, n repeats, s stride of the first): PANNs' code, and Table 1 of Zeng 2023.
 ROWS = (
