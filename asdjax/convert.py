@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from asdjax import checkpoint, frontends, heads, rundir, systems
+from asdjax import checkpoint, commandline, frontends, heads, rundir, systems
 from asdjax.core import InputError, Parts, TrainState, UsageError
 from asdjax.models import panns as networks
 
@@ -233,18 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     own.add_argument("file", metavar="FILE.pth", help="a checkpoint of PyTorch")
     own.add_argument("out", metavar="OUT", help="a new folder")
     own.set_defaults(act=panns)
-    args = parser.parse_args(argv)
-    if "act" not in args:
-        parser.print_help()
-        return 2
-    try:
-        return args.act(args)
-    except InputError as error:
-        text, code = str(error), 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        text, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
-    print(f"error: {text}", file=sys.stderr)
-    return code
+    return commandline.run(parser, argv)
 
 
 if __name__ == "__main__":

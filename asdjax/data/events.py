@@ -15,17 +15,13 @@ segments, has a mean average precision of 0.56 for seed 0 (seeds 1 and 2: 0.58 a
 from __future__ import annotations
 
 import string
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from rich.console import Console
-from rich.progress import track
 
 from asdjax.core import InputError, UsageError, cache_folder
 from asdjax.data import synth
@@ -216,10 +212,7 @@ def miniature(
     def write(e: Excerpt) -> None:
         soundfile.write(root / "audios" / e.csv / f"Y{e.id}.wav", render(e), RATE, subtype="PCM_16")
 
-    bar = dict(total=len(made), console=Console(stderr=True), disable=not sys.stderr.isatty())
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in track(pool.map(write, made), "making the miniature of AudioSet", **bar):
-            pass
+    synth.write_all(write, made, workers, "making the miniature of AudioSet")
     return root
 
 

@@ -139,11 +139,16 @@ def generate(
     def write(recording: Recording) -> None:
         soundfile.write(root / recording.path, render(recording), RATE, subtype="PCM_16")
 
-    bar = dict(total=len(recordings), console=Console(stderr=True), disable=not sys.stderr.isatty())
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in track(pool.map(write, recordings), "making the embedded data set", **bar):
-            pass
+    write_all(write, recordings, workers, "making the embedded data set")
     return root
+
+
+def write_all(write: Callable, items: Sequence, workers: int | None, title: str) -> None:
+    """write(item) of every item, by threads, with a progress bar on a terminal."""
+    bar = dict(total=len(items), console=Console(stderr=True), disable=not sys.stderr.isatty())
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in track(pool.map(write, items), title, **bar):
+            pass
 
 
 def embedded(cache: str | Path | None = None, seed: int = 0) -> Path:

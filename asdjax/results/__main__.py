@@ -12,7 +12,7 @@ from typing import TextIO
 
 import numpy as np
 
-from asdjax import comparison, outcome, results, rundir, scoretable, tables
+from asdjax import commandline, comparison, outcome, results, rundir, scoretable, tables
 from asdjax.core import InputError, UsageError
 from asdjax.data import truth
 from asdjax.data.names import YEARS, year_of
@@ -231,19 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 something is wrong with the data, 2 bad usage."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if "act" not in args:
-        parser.print_help()
-        return 2
-    try:
-        return args.act(args)
-    except InputError as error:
-        text, code = str(error), 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        text, code = f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
-    _say(f"error: {text}", file=sys.stderr)
-    return code
+    return commandline.run(_parser(), argv)
 
 
 if __name__ == "__main__":
