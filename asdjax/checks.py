@@ -111,6 +111,8 @@ def check_parts(config: Mapping[str, Any]) -> None:
             f"config.data.label is {config['data']['label']!r} and config.head is {config['head'] or 'empty'}; "
             "expected classes for a head to tell apart, or neither: label 'none' and an empty head"
         )
+    if config["init_from"] and not config["head"]:
+        raise UsageError(f"config.init_from is {config['init_from']!r}: only classifiers start from other networks")
     learn.sampler(config, TWO, np.ones(2, bool), units=1)
     train.make(config, n_classes=2)
 

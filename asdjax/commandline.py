@@ -1,4 +1,4 @@
-"""What the commands `python -m asdjax.NAME COMMAND ...` have in common: exit codes, and errors in a line."""
+"""What the commands `python -m asdjax.NAME ...` have in common: exit codes, errors in a line, printable text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import argparse
 import sys
 
 from asdjax.core import InputError, UsageError
-from asdjax.results.submission import printable
+
+
+def printable(text: str) -> str:
+    """The text without what steers a terminal or cannot be written: names of files are anybody's."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def run(parser: argparse.ArgumentParser, argv: list[str] | None) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from asdjax import checks, outcome, parallel, rundir, scoretable, transfer
+from asdjax import checks, outcome, parallel, rundir, scoretable, steplog, transfer
 from asdjax import run as single
 from asdjax.core import UsageError
 from asdjax.results import Result, fusion
@@ -36,6 +36,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[Result]:
         the rows of results.csv.
     """
     began = time.perf_counter()
+    if not isinstance(config["ensemble"], Mapping) or not config["ensemble"]:
+        raise UsageError(f"config.ensemble is {config['ensemble']!r}; expected {{name: dict(run=FOLDER, ...)}}")
     members = {name: of_member(config, name) for name in config["ensemble"]}
     check(config, members)
     workdir = Path(workdir)
@@ -55,7 +57,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> list[Result]:
     rundir.write_json(workdir / "config.json", config)
     rows, notes = outcome.write(workdir, scores, config["data"]["year"])
     single.say(rows, config, test_machines(scores))
-    for note in notes:
+    few = {name: steplog.hardly_trained(folders[name], member["init_from"]) for name, member in members.items()}
+    for note in (*notes, *(f"{name}: {said}" for name, said in few.items() if said)):
         logging.info("note: %s", note)
     logging.info("done in %.0f s; everything is in %s", time.perf_counter() - began, workdir)
     return rows
@@ -65,9 +68,9 @@ def of_member(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The config of a member's own run."""
     if "score" not in config:
         raise UsageError("config lacks score")
-    own = dict(config["ensemble"][name])
-    if not own.pop("run", ""):
-        raise UsageError(f"config.ensemble.{name} has no run, the name of its folder")
+    if not isinstance(own := config["ensemble"][name], Mapping) or not isinstance(own.get("run"), str):
+        raise UsageError(f"config.ensemble.{name} is {own!r}; expected dict(run=FOLDER, SECTION=..., ...)")
+    own = {section: value for section, value in own.items() if section != "run"}
     base = {section: value for section, value in config.items() if section != "ensemble"}
     scorers = own.pop("scorers", base["score"]["scorers"])
     return {**base, **own, "score": {**base["score"], "scorers": scorers, "fusions": ()}}

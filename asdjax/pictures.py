@@ -90,6 +90,7 @@ def _coordinates(x: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
+    x = x / np.abs(x - x.mean(0)).max()  # the picture hangs on no scale, but scikit-learn crashes on the smallest
     perplexity = min(30, (len(x) - 1) / 3)  # about the neighbours that count: a third of the others at most
     with threadpool_limits(1):  # more threads wait for each other: ten times as long on two busy cores
         return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
@@ -122,7 +123,7 @@ def _figure(at: np.ndarray, clips: Clips, title: str, order: np.ndarray) -> Any:
     figure = Figure(figsize=(8, 6), dpi=200, layout="constrained")  # without pyplot: no state, no display
     axes = figure.add_subplot(xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title(title, fontsize=10, wrap=True, parse_math=False)
+    axes.set_title(title.replace("$", r"\$"), fontsize=10, wrap=True)  # wrapped text is parsed for formulas
     for kind, (marker, size, alpha, width) in _KINDS.items():
         rows = order[kinds[order] == kind]
         if len(rows):

@@ -87,7 +87,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[tuple]:
         rows, notes = outcome.write(workdir, scores, config["data"]["year"])
         if parallel.is_first():
             say(rows, config, clips.machine[clips.is_test])
-    for note in filter(None, [*notes, steplog.hardly_trained(workdir)]):
+    for note in filter(None, [*notes, steplog.hardly_trained(workdir, config["init_from"])]):
         logging.info("note: %s", note)
     rundir.write_json(workdir / "timing.json", watch.summary())
     return rows
@@ -97,14 +97,15 @@ def scores_of_groups(
     config, workdir: Path, groups: list[learn.Group], clips: Clips, store: Store, level: np.ndarray, mesh, watch
 ) -> Iterator[scoretable.Scores]:
     """The scores of every group by every member and scorer, and once its loudness."""
-    rules, together = config["score"]["fusions"], config["train"]["groups"] == "together"
+    rules = [rule for rule in config["score"]["fusions"] if rule["how"] not in fusion.RAW]  # a sum is of all or none
+    together = config["train"]["groups"] == "together"
     for some in alike(groups) if together else [[group] for group in groups]:
         scorers = some[0].config["score"]["scorers"]
         fused = {name for rule in rules for name in rule["scorers"] or [spec["name"] for spec in scorers]}
         for group, networks in learn.learnt(some[0].config, workdir, some, clips, store, mesh, watch):
             rows = group.rows
             for member, (folder, e) in enumerate(networks):
-                if member == 0 and config["score"]["tsne"] and parallel.is_first():
+                if member == 0 and parallel.is_first():
                     with watch.phase("pictures"):
                         draw(folder / "embeddings" / "tsne.png", e, clips[rows], group.name, config["score"]["tsne"])
                 e["own_classes"] = group.labels.own_classes[rows]
@@ -116,6 +117,10 @@ def scores_of_groups(
 
 def draw(file: Path, e: Mapping[str, np.ndarray], clips: Clips, name: str, most: int) -> None:
     """The picture of a group's embeddings, each clip's the mean over its units; says where there is none."""
+    for old in (file, file.with_suffix(".csv")):
+        old.unlink(missing_ok=True)
+    if not most:
+        return
     if "embedding" not in e:
         logging.info("%s: no picture of embeddings, the system gives none", name)
     elif said := pictures.tsne(file, e["embedding"].mean(1), clips, most=most, title=f"{name}, t-SNE of embeddings"):
@@ -150,7 +155,10 @@ def with_joined(scores: scoretable.Scores, settings: Mapping[str, Any]) -> score
         scores = scoretable.concatenate([scores, results.select(scores, **selection)])
     for rule in settings["fusions"]:
         rule = {**rule, "scorers": rule["scorers"] or single}  # (): of no selection or fusion
-        scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
+        try:
+            scores = scoretable.concatenate([scores, fusion.fuse(scores, **rule)])
+        except InputError as error:  # the others' scores are not lost with it
+            logging.warning("warning: no scores of %s: %s", rule["name"], error)
     return scoretable.concatenate([scores, scoretable.ensemble(scores)])
 
 

@@ -34,7 +34,7 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
                 f"{file}: not a config of this program ({error}); delete the folder or take another"
             ) from error
         # runs of before there was init_from began without it
-        before, after = {"init_from": "", **flatten(old)}, flatten(json.loads(json.dumps(config)))
+        before, after = ({"init_from": "", **flatten(c)} for c in (old, json.loads(json.dumps(config))))
         differing = [k for k in sorted(before.keys() | after.keys()) if before.get(k) != after.get(k)]
         # of these, none changes what was learnt: that the recordings are the same, `claim` sees
         free = ("score.", "data.cache", "data.root", "data.ground_truth", "data.resident", "train.groups")

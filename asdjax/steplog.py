@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +22,15 @@ class Diverged(InputError):
 def cut(path: Path, start: int) -> Path:
     """Cuts from a metrics.jsonl the steps after `start` (they will be done again) and a line torn by a kill."""
     if path.exists():
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue
-        path.write_text("".join(line + "\n" for line in kept))
+        temporary = path.with_name(f"{path.name}.tmp")
+        with open(path) as old, open(temporary, "w") as new:  # line by line: there may be millions
+            for line in old:
+                try:
+                    if line.endswith("\n") and json.loads(line)["step"] <= start:
+                        new.write(line)
+                except (ValueError, KeyError, TypeError):
+                    continue
+        os.replace(temporary, path)
     return path
 
 
@@ -51,13 +55,19 @@ def check_finite(metrics: dict[str, np.ndarray], first: int, folders: list[Path]
         )
 
 
-def hardly_trained(workdir: Path) -> str:
-    """A sentence where a network of a run was trained for so few steps that its scores say nothing of the method."""
-    logs = [log.read_text().splitlines() for log in workdir.glob("groups/**/metrics.jsonl")]
-    least = min(map(len, logs), default=ENOUGH)
-    if least >= ENOUGH:
-        return ""
-    return f"trained for {least} steps only: these are the scores of a network that has hardly learnt anything"
+def hardly_trained(workdir: Path, init_from: str) -> str:
+    """A sentence where a run's network was trained for so few steps that its scores are those of an untrained one.
+
+    Args:
+        workdir: of the run.
+        init_from: whose weights its networks began with; '': their own.
+    """
+    least = ENOUGH
+    for log in workdir.glob("groups/**/metrics.jsonl"):
+        with open(log) as lines:
+            least = min(least, sum(1 for _ in itertools.islice(lines, ENOUGH)))
+    nearly = f"the network that it began with, {init_from}" if init_from else "an untrained network"
+    return f"trained for {least} steps only: these are nearly the scores of {nearly}" if least < ENOUGH else ""
 
 
 def collapse_warning(folder: Path, n_classes: int) -> str:
@@ -67,10 +77,13 @@ def collapse_warning(folder: Path, n_classes: int) -> str:
     embeddings, as in MobileFaceNet, their cosine is hardly ever near 1: there the accuracy tells.
     """
     log = folder / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
+    if not log.exists():
+        return ""
+    with open(log) as file:
+        lines = list(map(json.loads, collections.deque(file, ENOUGH)))
     if len(lines) < ENOUGH:
         return ""
-    lines = list(map(json.loads, lines[-20:]))
+    lines = lines[-20:]
     if not {"embedding_cosine", "accuracy"} <= lines[0].keys():
         return ""
     cosine = float(np.mean([line["embedding_cosine"] for line in lines]))

@@ -125,7 +125,7 @@ def _run(config: Mapping[str, Any], workdir: Path) -> list[Found]:
             logging.warning("warning: %d files could not be decoded: heard as silence", len(store.wave.failed))
     else:
         logging.info("there are no test clips: the network is trained, how well it finds the tags is not known")
-    if said := steplog.hardly_trained(workdir):
+    if said := steplog.hardly_trained(workdir, config["init_from"]):
         logging.info("note: %s", said)
     rundir.write_json(workdir / "config.json", config)  # `score` may be another than before
     rundir.write_json(workdir / "timing.json", watch.summary())

@@ -21,7 +21,8 @@ def source(folder: str | Path) -> Path:
         UsageError: there is none, or several; the message lists them.
     """
     folder = Path(folder).expanduser()
-    found = [p for p in (folder / "checkpoints", *sorted(folder.glob("groups/**/checkpoints"))) if p.is_dir()]
+    patterns = ("checkpoints", "member_*/checkpoints", "groups/**/checkpoints")
+    found = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if p.is_dir()]
     if len(found) != 1:
         there = "is not there" if not folder.is_dir() else "holds no checkpoints"
         if found:

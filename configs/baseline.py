@@ -90,7 +90,7 @@ def get_config(variant: str = "ae") -> ConfigDict:
         if autoencoder
         else dict(name="KerasMobileNetV2", alpha=0.5)  # 713,910 parameters with six classes
     )
-    config.init_from = ""  # or a folder: another run's, or a converted network's, whose backbone this one begins with
+    config.init_from = ""  # mnv2: or a folder, of a run whose backbone this one begins with
     config.head = dict() if autoencoder else dict(name="Linear", kernel_init="glorot_uniform")
     config.optim = (
         dict(name="adam", lr=1e-3, schedule="constant", eps=1e-7 if keras else 1e-8)

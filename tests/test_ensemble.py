@@ -23,9 +23,10 @@ def data(tmp_path_factory):
 def settings(data, **changes):
     config = tiny.config(**{"data.root": str(data), "data.cache": str(data / "cache"), "train.steps": 2, **changes})
     small = config.pop("backbone")
+    del config["init_from"]  # as in configs/, the members have it
     config["ensemble"] = {
-        "small": {"run": "first", "backbone": small},
-        "large": {"run": "second", "backbone": {**small, "embedding": 12}},
+        "small": {"run": "first", "backbone": small, "init_from": ""},
+        "large": {"run": "second", "backbone": {**small, "embedding": 12}, "init_from": ""},
     }
     config["score"]["fusions"] = (
         RULES[0],
@@ -50,6 +51,7 @@ def test_members_are_runs_and_their_scores_are_fused(data, tmp_path, caplog, cap
     with caplog.at_level(logging.INFO):
         rows = ensemble.run(config, tmp_path / "both")
     assert "small, in" in caplog.text and "training on" in caplog.text
+    assert "note: large: trained for 2 steps only: these are nearly the scores of an untrained network" in caplog.text
     own = tmp_path / "both" / "scores.csv"
     for member in ("0", "1"):
         small, large = (scores(tmp_path / name / "scores.csv", "knn", member) for name in ("first", "second"))
@@ -92,6 +94,14 @@ def no_run(config):
     del config["ensemble"]["small"]["run"]
 
 
+def no_members(config):
+    config["ensemble"] = "mv2"
+
+
+def no_dict(config):
+    config["ensemble"]["small"] = "first"
+
+
 def no_rule(config):
     config["score"]["fusions"] = ()
 
@@ -124,7 +134,9 @@ def nothing_to_start_from(config):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (no_run, "config.ensemble.small has no run"),
+        (no_run, r"config.ensemble.small is \{.*expected dict\(run=FOLDER"),
+        (no_members, r"config.ensemble is 'mv2'; expected \{name"),
+        (no_dict, "config.ensemble.small is 'first'; expected dict"),
         (no_rule, "needs a rule of fusions"),
         (unknown, "no scorer 'total'"),
         (odd_backbone, "config.ensemble.large: .*has no 'Nothing'"),

@@ -44,7 +44,7 @@ LAYERS = {
     "asdjax.pictures": 3,
     "asdjax.outcome": 5,
     "asdjax.training_free": 5,
-    "asdjax.commandline": 5,
+    "asdjax.commandline": 1,
     "asdjax.learn": 5,
     "asdjax.by_machine": 1,
     "asdjax.checks": 6,

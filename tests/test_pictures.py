@@ -35,7 +35,7 @@ def table(path):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     file = tmp_path_factory.mktemp("pictures") / "new" / "tsne.png"
-    assert pictures.tsne(file, vectors(), clips(), title="fan, of 3") == ""
+    assert pictures.tsne(file, vectors(), clips(), title="$^$, of 3") == ""  # no formula, though it looks like one
     return file
 
 
@@ -46,14 +46,27 @@ def test_a_png_of_the_stated_size_is_written(drawn):
     assert not list(drawn.parent.glob("*.tmp"))
 
 
-def test_every_kind_of_clip_and_every_machine_is_drawn(drawn):
-    """By colour: each machine's own is there in number, and another set of clips gives another picture."""
-    from matplotlib import colors, image
+def test_every_kind_of_clip_and_every_machine_is_drawn():
+    """A marker for each kind, at its clips' points, in the colour that the legend gives their machine."""
+    from matplotlib import colors
 
-    pixels = (image.imread(drawn)[..., :3].reshape(-1, 3) * 255).round().astype(int)
-    for colour in pictures._COLOURS[:3]:
-        expected = (np.array(colors.to_rgb(colour)) * 255).round().astype(int)
-        assert (np.abs(pixels - expected).max(1) <= 40).sum() > 200, colour
+    own, at = clips(), vectors()[:, :2]
+    figure = pictures._figure(at, own, "title", np.arange(len(own)))
+    legend = figure.legends[0]
+    texts = [text.get_text() for text in legend.get_texts()]
+    colour = {name: h.get_color() for name, h in zip(texts, legend.legend_handles, strict=True) if name in MACHINES}
+    kinds = {
+        "training": own.is_train,
+        "test, normal": own.is_test & (own.is_anomaly == 0),
+        "test, anomalous": own.is_test & (own.is_anomaly == 1),
+        "test, unlabelled": own.is_test & (own.is_anomaly == -1),
+    }
+    assert texts[:4] == list(kinds) and len(figure.axes[0].collections) == 4
+    for rows, drawn in zip(kinds.values(), figure.axes[0].collections, strict=True):
+        np.testing.assert_array_equal(drawn.get_offsets(), at[rows])
+        expected = [colors.to_rgb(colour[machine]) for machine in own.machine[rows]]
+        found = drawn.get_facecolors() if len(drawn.get_facecolors()) else drawn.get_edgecolors()
+        np.testing.assert_allclose(found[:, :3], expected)
 
 
 def test_coordinates_are_those_of_scikit_learn(drawn):
@@ -62,7 +75,9 @@ def test_coordinates_are_those_of_scikit_learn(drawn):
 
     rows, own = table(drawn.with_suffix(".csv")), clips()
     with threadpool_limits(1):  # more wait for each other
-        expected = TSNE(perplexity=44 / 3, init="pca", random_state=0).fit_transform(vectors())
+        x = vectors()
+        x = x / np.abs(x - x.mean(0)).max()
+        expected = TSNE(perplexity=44 / 3, init="pca", random_state=0).fit_transform(x)
     np.testing.assert_allclose([[float(r["x"]), float(r["y"])] for r in rows], expected, rtol=1e-6)
     assert [r["machine"] for r in rows] == own.machine.tolist() and rows[1]["file"].endswith("clip_001.wav")
     assert {(r["split"], r["label"]) for r in rows} == {("train", "0"), ("test", "0"), ("test", "1"), ("test", "")}
@@ -94,6 +109,17 @@ def test_so_many_clips_at_most_are_drawn_evenly_over_machines_and_splits(tmp_pat
 def test_where_there_is_nothing_to_draw_a_sentence_says_why(tmp_path, x, reason):
     assert reason in pictures.tsne(tmp_path / "a.png", x, clips(len(x)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_of_embeddings_does_not_matter(tmp_path, drawn, scale):
+    """At the least of these scikit-learn would take the whole process with it."""
+    assert pictures.tsne(tmp_path / "a.png", scale * vectors(), clips()) == ""
+    found, expected = (
+        np.array([[float(r["x"]), float(r["y"])] for r in table(file)])
+        for file in (tmp_path / "a.csv", drawn.with_suffix(".csv"))
+    )
+    assert np.isfinite(found).all() and np.corrcoef(found[:, 0], expected[:, 0])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("n", [1, 16, 40])

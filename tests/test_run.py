@@ -16,7 +16,7 @@ import tiny
 import trees
 from scipy import special
 
-from asdjax import checks, chunks, ensemble, evaluate, learn, parallel, run, rundir, scoretable, tagging, train
+from asdjax import checks, chunks, ensemble, evaluate, learn, parallel, run, rundir, scoretable, steplog, tagging, train
 from asdjax.core import UsageError
 from asdjax.data import feed
 
@@ -330,7 +330,62 @@ def test_other_scorers_of_one_machine_are_only_scored_anew(data, tmp_path):
 def test_scores_of_a_hardly_trained_network_are_called_so(finished, data, caplog):
     with caplog.at_level("INFO"):
         run.run(settings(data), finished[0])
-    assert "note: trained for 8 steps only: these are the scores of a network that has hardly learnt" in caplog.text
+    assert "note: trained for 8 steps only: these are nearly the scores of an untrained network" in caplog.text
+
+
+def test_how_few_steps_are_told(tmp_path):
+    assert steplog.hardly_trained(tmp_path, "") == ""  # nothing is trained
+    for name, steps in (("a", 60), ("b/member_0", 50)):
+        (tmp_path / "groups" / name).mkdir(parents=True)
+        (tmp_path / "groups" / name / "metrics.jsonl").write_text("{}\n" * steps)
+    assert steplog.hardly_trained(tmp_path, "") == ""
+    (tmp_path / "groups" / "b" / "member_0" / "metrics.jsonl").write_text("{}\n" * 49)
+    assert steplog.hardly_trained(tmp_path, "runs/a") == (
+        "trained for 49 steps only: these are nearly the scores of the network that it began with, runs/a"
+    )
+
+
+def test_a_picture_of_the_embeddings_is_drawn_where_it_is_asked_for(finished, data, caplog):
+    """Of every clip of the group; and it goes with the wish for it."""
+    folder = finished[0] / "groups" / "all" / "embeddings"
+    with caplog.at_level("INFO"):
+        run.run(settings(data, **{"score.tsne": 20}), finished[0])
+        assert "training on" not in caplog.text
+    drawn, scores = table(folder / "tsne.csv"), table(finished[0] / "scores.csv")
+    assert (folder / "tsne.png").exists() and len(drawn) == 20
+    known = {(r["machine"], r["split"], r["file"], r["label"]) for r in scores}
+    assert {(r["machine"], r["split"], r["file"], r["label"]) for r in drawn} <= known
+    run.run(settings(data), finished[0])
+    assert not list(folder.glob("tsne.*"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "runner"), [("ensemble1", "ensemble"), ("mv2_pretrain", "tagging"), ("mv2_sec", "run")]
+)
+def test_what_a_config_is_run_by(variant, runner, monkeypatch, tmp_path):
+    """The command, with the three runs replaced by ones that only say that they were called."""
+    code = (
+        "import sys\n"
+        "from asdjax import ensemble, main, run, tagging\n"
+        "for module in (ensemble, run, tagging):\n"
+        "    module.run = lambda config, workdir, name=module.__name__: print(name, workdir)\n"
+        "main.app.run(lambda argv: main.end(main.main(argv)), flags_parser=main.parse_flags)\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, f"--config=configs/zeng2023.py:{variant}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout.split() == [f"asdjax.{runner}", f"runs/zeng2023-{variant}"], process.stderr
+
+
+def test_a_config_without_data_is_refused(tmp_path):
+    (tmp_path / "odd.py").write_text(
+        "from ml_collections import ConfigDict\nget_config = lambda: ConfigDict({'seed': 0})"
+    )
+    process = call(f"--config={tmp_path / 'odd.py'}")
+    assert process.returncode == 2 and process.stderr.startswith("error: config lacks backbone")
 
 
 def test_where_the_time_went_is_kept(finished):

@@ -9,7 +9,7 @@ import tiny
 import trees
 from flax import traverse_util
 
-from asdjax import checkpoint, run, train, transfer
+from asdjax import checkpoint, checks, run, train, transfer
 from asdjax.core import InputError, UsageError
 
 
@@ -114,6 +114,12 @@ def test_where_networks_are_looked_for(data, tmp_path):
         (tmp_path / "several" / "groups" / "all" / member / "checkpoints").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"several networks, .*member_0, .*member_1: give the folder of one"):
         transfer.source(tmp_path / "several")
+    with pytest.raises(UsageError, match=r"several networks, .*member_0, .*member_1"):
+        transfer.source(tmp_path / "several" / "groups" / "all")
+    with pytest.raises(UsageError, match="only classifiers start from other networks"):
+        checks.check_parts(
+            {**config, "init_from": str(tmp_path), "head": {}, "data": {**config["data"], "label": "none"}}
+        )
     one = tmp_path / "several" / "groups" / "all" / "member_1"
     assert transfer.source(one) == one / "checkpoints"
 

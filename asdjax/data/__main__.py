@@ -18,6 +18,7 @@ import soundfile
 from rich import progress, table, text
 from rich.console import Console
 
+from asdjax import commandline
 from asdjax.core import Clips, InputError, UsageError
 from asdjax.data import dcase
 from asdjax.data.names import YEARS
@@ -112,7 +113,7 @@ def problems(clips: Clips, found: list[Facts], root: Path) -> Iterator[str]:
     """One line for each thing that is wrong, with the file it is wrong with."""
 
     def shown(path: str) -> str:
-        return "".join(c if c.isprintable() else "?" for c in str(Path(path).relative_to(root)))
+        return commandline.printable(str(Path(path).relative_to(root)))
 
     rates, channels = (Counter(f[i] for f in found if f.seconds is not None) for i in (1, 2))
     first = {}

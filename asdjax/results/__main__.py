@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -188,9 +187,9 @@ def _chosen(scores: scoretable.Scores, scorer: str | None, member: str | None) -
     return {name: column[np.array(keep)] for name, column in scores.items()}
 
 
-def _say(*texts: str, file: TextIO | None = None) -> None:
+def _say(*texts: str) -> None:
     for line in "\n".join(texts).splitlines():
-        print(submission.printable(line), file=file)
+        print(commandline.printable(line))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from asdjax.commandline import printable
 from asdjax.core import InputError, UsageError
 from asdjax.data.names import ANY, YEARS, csv_rows, stem, year_of
 from asdjax.results.handing_in import Part, ending_of
@@ -97,11 +98,6 @@ def one_a_kind(found: Iterable[tuple[Hashable, str]], what: str = "row") -> list
         texts[0] + f" (and {more[kind]} more {what}{'s' * (more[kind] > 1)})" * (more[kind] > 0)
         for kind, texts in kinds.items()
     ]
-
-
-def printable(text: str) -> str:
-    """The text without what steers a terminal or cannot be written: names of files are anybody's."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _csvs(folder: Path) -> list[Path]:
