@@ -52,6 +52,7 @@ def check(config: Mapping[str, Any]) -> None:
         try:
             check_parts(own)
             check_scorers(own["score"]["scorers"], gives_test_domain)
+            check_belief(own["score"]["scorers"], own["head"])
         except UsageError as error:
             raise UsageError(f"config.by_machine.{machine}: {error}" if machine else str(error)) from error
         names += [spec["name"] for spec in own["score"]["scorers"]]
@@ -137,6 +138,18 @@ def check_scorers(scorers: tuple, gives_test_domain: bool) -> None:
             raise UsageError(
                 f"score.scorers {spec['name']!r}: fit='by_test_domain' needs the domain of test clips, which only the "
                 "protocol of 2021 gives; use fit='section' or data.year=2021"
+            )
+
+
+def check_belief(scorers: tuple, head: Mapping[str, Any]) -> None:
+    """Raises UsageError where a scorer takes the logits of a head for what they are not."""
+    together = head.get("loss") == "bce"  # the head's classes may be there at once
+    wrong = ("log_softmax", "log_softmax_mse") if together else ("log_sigmoid",)
+    for spec in scorers:
+        if spec["detector"]["name"] in wrong:
+            raise UsageError(
+                f"score.scorers {spec['name']!r} is {spec['detector']['name']}, which does not go with "
+                f"config.head.loss {head.get('loss')!r}; expected {'log_sigmoid' if together else 'log_softmax'}"
             )
 
 

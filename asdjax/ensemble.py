@@ -103,6 +103,8 @@ def check_folders(
     for name, folder in folders.items():
         if other := taken.get(folder.resolve()):
             raise UsageError(f"config.ensemble.{name}.run: {folder} is the folder of {other}; expected one of its own")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").exists():
+            raise UsageError(f"config.ensemble.{name}.run: {folder} holds something else; expected a folder of its own")
         taken[folder.resolve()] = name
     rundir.check(workdir, config)
     for name, member in members.items():

@@ -22,7 +22,10 @@ from asdjax.core import Clips, InputError, UsageError
 
 
 def check(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises UsageError where the folder holds a run of another config (but for `score`), naming what differs."""
+    """Raises UsageError where the folder holds a run of another config (but for `score`), naming what differs.
+
+    A folder in which nothing was learnt or scored yet is given free.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise UsageError(f"--workdir: {workdir} is a file, expected a folder or nothing")
     file = workdir / "config.json"
@@ -39,7 +42,13 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
         # of these, none changes what was learnt: that the recordings are the same, `claim` sees
         free = ("score.", "data.cache", "data.root", "data.ground_truth", "data.resident", "train.groups")
         lasting = [k for k in differing if not k.startswith(free) and not re.match(r"by_machine\..+\.scorers\b", k)]
-        if lasting:
+        if lasting and not (any(workdir.glob("groups/**/checkpoints/[0-9]*")) or (workdir / "scores.csv").exists()):
+            for name in (
+                "config.json",
+                "data.json",
+            ):  # what came of that config was a refusal: the folder is free again
+                (workdir / name).unlink(missing_ok=True)
+        elif lasting:
             changes = "; ".join(f"{k} was {before.get(k)!r}, is {after.get(k)!r}" for k in lasting)
             raise UsageError(f"{workdir} holds a run of another config: {changes}. Take another --workdir or delete it")
 

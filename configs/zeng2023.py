@@ -23,7 +23,8 @@ few recordings (network and frontend are what they are; fewer steps, smaller bat
         --config.train.steps=SHORT --config.train.batch_size=16
 
 The report's numbers, 2023 development set, harmonic mean over machines in percent. Its AUCs count only anomalies of the
-same domain ('AUC same-domain' in results.csv and in the tables that a run prints); pAUC is official.
+same domain, as their digits show, though it does not say so ('AUC same-domain' in results.csv and in the tables that a
+run prints); pAUC is official.
 
                  AUC source  AUC target   pAUC
     MV2_SEC           69.59       62.83  55.19
@@ -108,7 +109,9 @@ def get_config(variant: str = "mv2_sec") -> ConfigDict:
         config.backbone.rows = SANDLER
         return config
     if variant not in VARIANTS:
-        raise ValueError(f"configs/zeng2023.py:{variant}: no such variant; there is: {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"configs/zeng2023.py:{variant}: no such variant; there is: {', '.join(VARIANTS)}, mv2_...,strides=sandler"
+        )
     if variant == "mv2_pretrain":
         return pretraining()
     if variant in ENSEMBLES:

@@ -119,6 +119,10 @@ def itself(config):
     config["ensemble"]["small"]["run"] = "e"
 
 
+def no_run_there(config):
+    config["ensemble"]["small"]["run"] = config["data"]["root"]
+
+
 def one_folder(config):
     config["ensemble"]["small"]["run"] = "second"
 
@@ -141,6 +145,7 @@ def nothing_to_start_from(config):
         (unknown, "no scorer 'total'"),
         (odd_backbone, "config.ensemble.large: .*has no 'Nothing'"),
         (itself, "is the folder of the ensemble itself"),
+        (no_run_there, r"config.ensemble.small.run: .*data\d holds something else"),
         (one_folder, r"config.ensemble.large.run: .*second is the folder of small"),
         (selections, "no selections"),
         (nothing_to_start_from, r"config.ensemble.large: config.init_from: nowhere is not there"),

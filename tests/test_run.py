@@ -411,6 +411,28 @@ def test_another_config_in_the_same_folder_is_refused(finished, data):
         run.run(settings(data, **{"optim.lr": 0.1, "seed": 1}), finished[0])
 
 
+def test_a_folder_of_which_nothing_came_is_free(data, tmp_path):
+    """A start of no use is told when the data is read and the folder taken; the next call has another."""
+    other = {"name": "ViT", "patch": 8, "width": 8, "heads": 2, "dim_head": 4, "mlp": 8, "input_bn": False}
+    run.run(settings(data, **{"train.steps": 1}), tmp_path / "first")
+    with pytest.raises(UsageError, match="no weights for this backbone"):
+        run.run(settings(data, backbone=other, init_from=str(tmp_path / "first")), tmp_path / "second")
+    rundir.check(tmp_path / "second", settings(data))
+    assert not (tmp_path / "second" / "config.json").exists()
+    with pytest.raises(UsageError, match=r"holds a run of another config: seed was 0, is 1"):
+        rundir.check(tmp_path / "first", settings(data, **{"train.steps": 1, "seed": 1}))
+
+
+def test_beliefs_are_those_of_the_loss(data):
+    """A softmax takes one class for granted, sigmoids do not."""
+    for loss, wrong, right in (("bce", "log_softmax", "log_sigmoid"), ("softmax", "log_sigmoid", "log_softmax")):
+        scorer = {"name": "nll", "fit": "section", "detector": {"name": wrong}}
+        config = settings(data, head={"name": "Linear", "loss": loss}, **{"score.scorers": (scorer,)})
+        with pytest.raises(UsageError, match=f"'nll' is {wrong}, which does not go .* {loss!r}; expected {right}"):
+            checks.check(config)
+        checks.check_belief(({**scorer, "detector": {"name": right}},), config["head"])
+
+
 def test_a_cut_longer_than_the_clips_claims_no_folder(data, tmp_path):
     cut = {"name": "cut", "width": 1000, "hop": 8}
     with pytest.raises(UsageError, match="fewer than one unit of width=1000"):

@@ -163,6 +163,8 @@ def _year_of_run(run: Path) -> str:
         raise InputError(f"{file}: cannot be read ({error.strerror}), expected the config.json of a run") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: says no data.year, expected the config.json of a run") from error
+    if year == "audioset":
+        raise InputError(f"{file}: a run that learns tags has no scores, expected a run over machines")
     year_of(year)
     return year
 

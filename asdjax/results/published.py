@@ -30,7 +30,7 @@ METRICS = ("AUC", "pAUC", "AUC same-domain", "pAUC one domain", "h-AUC")
 # Printed where the official metric is not: shown in its column, in brackets.
 STAND_IN = {"AUC": "h-AUC", "pAUC": "pAUC one domain", "official score": "AUC same-domain and pAUC one domain"}
 # Readings of a metric that are not the official one, for titles.
-READINGS = {"AUC same-domain": "normal and anomalous clips of one domain, as Zeng and Zhang read it"}
+READINGS = {"AUC same-domain": "normal and anomalous clips of one domain: Zeng and Zhang, by their digits"}
 _IDS_2020 = {
     ("ToyCar", "dev"): ("01", "02", "03", "04"),
     ("ToyCar", "eval"): ("05", "06", "07"),
