@@ -20,7 +20,7 @@ A published PANNs checkpoint (MobileNetV2) becomes a start by python -m asdjax.c
 few recordings (network and frontend are what they are; fewer steps, smaller batches):
 
     python -m asdjax.main --config=configs/zeng2023.py:ensemble4 --config.data.root=FOLDER --config.data.level=rms \\
-        --config.train.steps=SHORT --config.train.batch_size=16
+        --config.train.steps=300 --config.train.batch_size=16
 
 The report's numbers, 2023 development set, harmonic mean over machines in percent. Its AUCs count only anomalies of the
 same domain, as their digits show, though it does not say so ('AUC same-domain' in results.csv and in the tables that a
@@ -36,7 +36,37 @@ run prints); pAUC is official.
     Ensemble3         70.09       66.55  55.24
     Ensemble4         70.67       67.16  55.34
 
-Ours: not run on the 2023 data set, which was not at hand, and neither was AudioSet.
+Ours: not run on the 2023 data set, which was not at hand, and neither was AudioSet. What the short setting above gives:
+official score in percent, mean and deviation of three seeds (train.members=3), in brackets the three together. Real
+clips: 369 of slider and valve from 2020 and 2023, levelled (data.level=rms). Their two types, and the four of the
+embedded data (data.root=), are told apart after a hundred steps: a task far easier than the report's 14. Statistics
+without training (configs/statistics.py) reach 75.6 and 77.3.
+
+                                        real clips            embedded
+    mv2_sec            mahalanobis      66.1 +-2.4 [67.2]     63.6 +-2.2 [66.1]
+                       nll              61.2 +-2.8 [69.2]     57.7 +-2.4 [60.7]
+    mv2_sed            mahalanobis      74.7 +-1.3 [78.0]     67.8 +-0.7 [71.9]
+                       nll              55.1 +-3.4 [56.7]     56.9 +-2.4 [59.8]
+    vit_sec            mahalanobis      62.4 +-4.7 [63.4]     63.2 +-1.6 [64.4]
+                       nll              59.1 +-1.4 [61.0]     48.3 +-0.5 [47.9]
+    vit_sed            mahalanobis      68.7 +-1.7 [71.6]     64.1 +-2.2 [65.7]
+                       nll              59.5 +-1.3 [60.2]     49.1 +-2.0 [50.9]
+    ensemble1                           72.4 +-1.5 [74.3]     68.6 +-0.5 [70.4]
+    ensemble2                           66.3 +-3.7 [67.5]     64.6 +-1.0 [65.8]
+    ensemble3                           69.4 +-2.2 [70.9]     68.3 +-0.8 [69.2]
+    ensemble4                           71.2 +-1.9 [72.1]     69.3 +-0.9 [70.1]
+    ensemble4_standardised              72.4 +-3.0 [74.0]     70.1 +-1.4 [71.5]
+    mv2_sec, pre-trained on the miniature, mahalanobis        71.1 +-3.4 [74.4]     (real clips)
+    mv2_sed, pre-trained on the miniature, mahalanobis        73.2 +-3.7 [74.1]     (real clips)
+    untrained mv2      mahalanobis      54.0 +-1.1 [54.2]     64.8 +-1.6 [66.1]
+    untrained vit      mahalanobis      60.1 +-2.5 [61.5]     59.8 +-1.5 [60.1]
+
+The loss of classification had levelled off or was near 0, that of detection still fell by 7 to 19 % in the last fifth
+of the steps. 'Untrained' are random weights with adapted batch statistics (50 steps, optim.lr=1e-12). The miniature is
+the synthetic one of mv2_pretrain: 200 steps of 16 clips, mean average precision 0.94 on its evaluation clips. With so
+few clips the bootstrap's 95 % interval is +-6. Detection beats classification throughout; on the embedded data
+classification teaches MobileNetV2 nothing that random weights have not. What 14 machines, 40,000 steps and AudioSet
+would do, such data cannot say.
 """
 
 from ml_collections import ConfigDict
